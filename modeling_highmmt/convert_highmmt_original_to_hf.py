@@ -1,0 +1,190 @@
+"""Weights of the authors' public code as weights of `HighMMTModel`, by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..configuration import HighMMTConfig, ParameterGroups, interaction_name
+
+# Public name within one attention or feed-forward block -> ours. Keys and values come stacked and are split.
+_ATTENTION = {
+    "norm.weight": "norm.weight",
+    "norm.bias": "norm.bias",
+    "norm_context.weight": "norm_context.weight",
+    "norm_context.bias": "norm_context.bias",
+    "fn.to_q.weight": "q_proj.weight",
+    "fn.to_out.0.weight": "o_proj.weight",
+    "fn.to_out.0.bias": "o_proj.bias",
+}
+_FEED_FORWARD = {
+    "norm.weight": "norm.weight",
+    "norm.bias": "norm.bias",
+    "fn.net.0.weight": "up_proj.weight",
+    "fn.net.0.bias": "up_proj.bias",
+    "fn.net.3.weight": "down_proj.weight",
+    "fn.net.3.bias": "down_proj.bias",
+}
+_LAYER = re.compile(r"(layers|cross_layers)\.(\d+)\.(.+)")
+_LATENT_BLOCK = re.compile(r"2\.latent_blocks\.(\d+)\.([01])\.(.+)")
+
+
+def convert_original_state_dict(
+    weights: Mapping[str, Tensor], description: Mapping[str, Any]
+) -> tuple[HighMMTConfig, dict[str, Tensor]]:
+    """Configuration and state dict of `HighMMTModel` for a model of the authors' public code.
+
+    Args:
+        weights: tensors under their original names, each copy of the network prefixed `group<number>.`, heads
+            `heads.<task>.<0: norm, 1: linear>.`.
+        description: what the weights do not say: `modalities` (`input_channels`, `input_axis`, `num_freq_bands`,
+            `max_freq`; in the order their embedding was numbered in), `tasks` (`latent_order`, `num_labels`),
+            `perceiver` (the public constructor's arguments) and `groups` (`unimodal` by modality, `crossmodal` by
+            pair; None where everything is shared).
+
+    Raises:
+        KeyError: a weight that the description calls for is not there; the message names it.
+        ValueError: a weight that has no place in the model.
+    """
+    unimodal, crossmodal, groups = _read_groups(description)
+    config = _read_config(description, groups)
+    state: dict[str, Tensor] = {}
+    for index, original in enumerate(unimodal):
+        prefix = f"unimodal_groups.{index}."
+        state[f"{prefix}latents"] = _take(weights, f"group{original}.latents")
+        for name, value in _network(weights, f"group{original}.", "layers"):
+            state[prefix + name] = _sort_one_hot(name, value, description, config)
+    for index, original in enumerate(crossmodal):
+        for name, value in _network(weights, f"group{original}.", "cross_layers"):
+            state[f"crossmodal_groups.{index}.{name}"] = value
+    if config.modality_embedding == "learned":
+        state["modality_embeddings"] = _embeddings(weights, description)
+    for name, value in weights.items():
+        if name.startswith("heads."):
+            _, task, position, rest = name.split(".", 3)
+            state[f"heads.{task}.{'norm' if position == '0' else 'classifier'}.{rest}"] = value.clone()
+    return config, state
+
+
+def _take(weights: Mapping[str, Tensor], name: str) -> Tensor:
+    if name not in weights:
+        raise KeyError(f"The original weights have no {name!r}, which the description calls for.")
+    return weights[name].clone()
+
+
+def _read_groups(description: Mapping[str, Any]) -> tuple[list[int], list[int], ParameterGroups]:
+    """Original numbers of the copies in use, for each of our group numbers, and the cluster map."""
+    tasks = description["tasks"]
+    shared = description.get("groups")
+    unimodal, crossmodal = {}, {}
+    for task, entry in tasks.items():
+        order = entry["latent_order"]
+        for position, modality in enumerate(order):
+            unimodal[f"{task}/{modality}"] = shared["unimodal"][modality] if shared else 0
+            for other in order[position + 1 :]:
+                pairs = [f"{modality}+{other}", f"{other}+{modality}"]
+                known = [pair for pair in pairs if shared and pair in shared["crossmodal"]]
+                if shared and not known:
+                    raise KeyError(f"The description has no group for the pair {pairs[0]!r} of task {task!r}.")
+                crossmodal[interaction_name(task, modality, other)] = shared["crossmodal"][known[0]] if known else 0
+    used = [sorted(set(groups.values())) for groups in (unimodal, crossmodal)]
+    renumbered = [
+        {node: numbers.index(group) for node, group in groups.items()}
+        for numbers, groups in zip(used, (unimodal, crossmodal), strict=True)
+    ]
+    return used[0], used[1], ParameterGroups(*renumbered)
+
+
+def _read_config(description: Mapping[str, Any], groups: ParameterGroups) -> HighMMTConfig:
+    perceiver = description["perceiver"]
+    modalities = {
+        name: {
+            "num_channels": entry["input_channels"],
+            "num_axes": entry["input_axis"],
+            "num_frequency_bands": entry["num_freq_bands"],
+            "max_frequency": float(entry["max_freq"]),
+        }
+        for name, entry in description["modalities"].items()
+    }
+    tasks = {
+        name: {"modalities": list(entry["latent_order"]), "num_labels": entry["num_labels"]}
+        for name, entry in description["tasks"].items()
+    }
+    learned = bool(perceiver.get("embed", False))
+    return HighMMTConfig(
+        modalities=modalities,
+        tasks=tasks,
+        num_latents=perceiver["num_latents"],
+        d_latents=perceiver["latent_dim"],
+        num_unimodal_layers=perceiver["depth"],
+        num_crossmodal_layers=perceiver["cross_depth"],
+        num_self_attends_per_layer=perceiver["num_latent_blocks_per_layer"],
+        num_cross_attention_heads=perceiver["cross_heads"],
+        num_crossmodal_attention_heads=perceiver["cross_cross_heads"],
+        num_self_attention_heads=perceiver["latent_heads"],
+        cross_attention_head_dim=perceiver["cross_dim_head"],
+        self_attention_head_dim=perceiver["latent_dim_head"],
+        modality_embedding="learned" if learned else "one_hot",
+        modality_embedding_dim=perceiver["embed_size"] if learned else None,
+        head_norm="batch_norm" if "BatchNorm" in description.get("head", "") else "layer_norm",
+        parameter_groups=groups,
+    )
+
+
+def _network(weights: Mapping[str, Tensor], prefix: str, part: str) -> list[tuple[str, Tensor]]:
+    """Our names and values for one copy of the encoder (`layers`) or of the crossmodal part (`cross_layers`)."""
+    converted: list[tuple[str, Tensor]] = []
+    for name, value in weights.items():
+        match = _LAYER.fullmatch(name[len(prefix) :]) if name.startswith(prefix) else None
+        if match is None or match.group(1) != part:
+            continue
+        layer, rest = f"layers.{match.group(2)}.", match.group(3)
+        if block := _LATENT_BLOCK.fullmatch(rest):
+            kind = "attentions" if block.group(2) == "0" else "feed_forwards"
+            place, rest = f"{layer}latent_transformer.{kind}.{block.group(1)}.", block.group(3)
+            names = _ATTENTION if kind == "attentions" else _FEED_FORWARD
+        elif rest[:2] in ("0.", "1."):
+            place = layer + ("cross_attention." if rest[0] == "0" else "feed_forward.")
+            names, rest = (_ATTENTION if rest[0] == "0" else _FEED_FORWARD), rest[2:]
+        else:
+            raise ValueError(f"The original weight {name!r} has no place in HighMMTModel.")
+        if rest == "fn.to_kv.weight":
+            key, value_matrix = value.chunk(2, dim=0)
+            converted += [(f"{place}k_proj.weight", key.clone()), (f"{place}v_proj.weight", value_matrix.clone())]
+        elif rest in names:
+            converted.append((place + names[rest], value.clone()))
+        else:
+            raise ValueError(f"The original weight {name!r} has no place in HighMMTModel.")
+    if not converted:
+        raise KeyError(f"The original weights have no {prefix}{part}, which the description calls for.")
+    return converted
+
+
+def _sort_one_hot(name: str, value: Tensor, description: Mapping[str, Any], config: HighMMTConfig) -> Tensor:
+    """The last input columns in the order of sorted modality names, which ours are in."""
+    last = name.rpartition("cross_attention.")[2]
+    reads_input = last in ("k_proj.weight", "v_proj.weight", "norm_context.weight", "norm_context.bias")
+    if "latent_transformer" in name or not reads_input or config.modality_embedding != "one_hot":
+        return value
+    declared = list(description["modalities"])
+    order = torch.tensor([declared.index(modality) for modality in sorted(declared)])
+    start = value.shape[-1] - len(declared)
+    return torch.cat([value[..., :start], value[..., start:].index_select(-1, order)], dim=-1)
+
+
+def _embeddings(weights: Mapping[str, Tensor], description: Mapping[str, Any]) -> Tensor:
+    """One row for each modality in sorted order, from the copy of the network that encodes it."""
+    declared = list(description["modalities"])
+    shared = description.get("groups")
+    rows = []
+    for modality in sorted(declared):
+        copy = shared["unimodal"].get(modality, 0) if shared else 0
+        rows.append(_take(weights, f"group{copy}.embed")[declared.index(modality)])
+    return torch.stack(rows)
+
+
+__all__ = ["convert_original_state_dict"]

@@ -1,0 +1,430 @@
+"""The pieces of HighMMT: position codes, the two attentions, feed-forward, and the two shared networks.
+
+Everything here equals the paper's equations exactly (up to rounding) but is computed with fewer operations:
+
+- A standardised element is `[data | zeros | positions | modality embedding]`. Its layer norm and its projections are
+  affine in these parts, so the zeros never exist and the constant parts are worked out once, not once per sample.
+- Key projections are folded into the queries, output projections into the values: for one head
+  `(q Wq) (k Wk)^T = (q Wq Wk^T) k^T` and `(a (v Wv)) Wo = a (v Wv Wo)`. Keys and values are then the inputs themselves.
+- Where only the last latent of a result is read, only its row is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..configuration import HighMMTConfig, ModalityConfig
+
+
+@lru_cache(maxsize=512)
+def _axis_positions(size: int, num_bands: int, max_frequency: float, device: torch.device) -> Tensor:
+    # A tensor first made inside inference mode could not be used for training later.
+    with torch.inference_mode(False), torch.no_grad():
+        grid = torch.linspace(-1.0, 1.0, size, dtype=torch.float64)
+        exponents = torch.linspace(1.0, float(torch.tensor(max_frequency / 2.0).log2()), num_bands, dtype=torch.float64)
+        angles = torch.pi * grid[:, None] * exponents.exp2()
+        code = torch.cat([angles.sin(), angles.cos(), grid[:, None]], dim=1)
+        return code.to(device=device, dtype=torch.float32)
+
+
+def axis_positions(size: int, num_bands: int, max_frequency: float, device: torch.device | str = "cpu") -> Tensor:
+    """Fourier features of a grid of `size` points from -1 to 1.
+
+    Args:
+        size: number of points; a single point lies at -1.
+        num_bands: frequencies, spaced evenly in log2 from 2 to `max_frequency / 2`.
+        max_frequency: sets the last frequency; values below 4 make the frequencies fall.
+        device: where the result lives.
+
+    Returns:
+        `(size, 2 * num_bands + 1)`: sines, cosines, the point itself.
+
+    Source: Liang et al., TMLR 05/2023, appendix B.1, with the public code's frequencies.
+    """
+    if torch.compiler.is_compiling():
+        return _axis_positions.__wrapped__(size, num_bands, float(max_frequency), torch.device(device))
+    return _axis_positions(size, num_bands, float(max_frequency), torch.device(device))
+
+
+def grid_positions(shape: Sequence[int], modality: ModalityConfig, device: torch.device | str = "cpu") -> Tensor:
+    """Positions of every element of a grid, axes flattened row by row.
+
+    Args:
+        shape: size of each axis. With `modality.max_length`, the first axis covers the start of that many points.
+        modality: says how many bands each axis has.
+        device: where the result lives.
+
+    Returns:
+        `(elements, num_position_channels)`; width 0 where the modality is not ordered.
+    """
+    elements = 1
+    for size in shape:
+        elements *= size
+    if not modality.ordered:
+        return torch.zeros(elements, 0, device=device)
+    codes = []
+    for axis, size in enumerate(shape):
+        span = modality.max_length if axis == 0 and modality.max_length is not None else size
+        code = axis_positions(span, modality.num_frequency_bands, modality.max_frequency, device)[:size]
+        view = [1] * len(shape) + [code.shape[1]]
+        view[axis] = size
+        codes.append(code.view(view).expand(*shape, -1))
+    return torch.cat(codes, dim=-1).reshape(elements, -1)
+
+
+@dataclass
+class InputSequence:
+    """One modality of one task, standardised but with the zero columns left out.
+
+    Attributes:
+        data: `(batch, elements, channels)`.
+        codes: positions and modality embedding, `(elements, width)`, or `(batch, elements, width)` where the
+            positions depend on each sample's own length.
+        mask: `(batch, elements)`, True where an element is real; None where all are.
+        present: `(batch,)`, True where a sample has at least one real element; None where all have.
+        mean, inverse_std: moments of each full-width element, `(batch, elements)`, for the context's layer norm.
+    """
+
+    data: Tensor
+    codes: Tensor
+    mask: Tensor | None
+    present: Tensor | None
+    mean: Tensor
+    inverse_std: Tensor
+
+    @classmethod
+    def build(cls, data: Tensor, codes: Tensor, mask: Tensor | None, d_all: int, eps: float) -> InputSequence:
+        """The sequence with the moments that its element `[data | zeros | codes]` of width `d_all` has."""
+        present = None
+        if mask is not None:
+            # Padding may hold anything, even NaN, and must not reach a sum.
+            data = data.masked_fill(~mask[..., None], 0.0)
+            present = mask.any(dim=1)
+        mean = (data.sum(-1) + codes.sum(-1)) / d_all
+        square = (torch.linalg.vector_norm(data, dim=-1).square() + codes.square().sum(-1)) / d_all
+        inverse_std = (square - mean.square()).clamp_min(0.0).add(eps).rsqrt()
+        return cls(data, codes, mask, present, mean, inverse_std)
+
+
+def _matrix(linear: nn.Module) -> Tensor:
+    """The map of a bias-free linear layer as a matrix `(in, out)`, adapters wrapped around it included."""
+    if type(linear) is nn.Linear:
+        return linear.weight.t()
+    return linear(torch.eye(linear.in_features, device=linear.weight.device, dtype=linear.weight.dtype))
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose key and output projections are folded into queries and values.
+
+    Args:
+        d_query, d_context: width of the query stream and of what it attends to.
+        num_heads, head_dim: heads and the width of each; free of the stream widths.
+        config: dropouts and epsilon.
+
+    Source: Liang et al., TMLR 05/2023, equations 9 to 11, with the public code's norms, heads and projections.
+    """
+
+    def __init__(self, d_query: int, d_context: int, num_heads: int, head_dim: int, config: HighMMTConfig) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.head_dim = head_dim
+        self.attention_dropout = config.attention_probs_dropout_prob
+        self.hidden_dropout = config.hidden_dropout_prob
+        self.norm = nn.LayerNorm(d_query, eps=config.layer_norm_eps)
+        self.q_proj = nn.Linear(d_query, num_heads * head_dim, bias=False)
+        self.k_proj = nn.Linear(d_context, num_heads * head_dim, bias=False)
+        self.v_proj = nn.Linear(d_context, num_heads * head_dim, bias=False)
+        self.o_proj = nn.Linear(num_heads * head_dim, d_query)
+
+    def query_to_key(self) -> Tensor:
+        """`Wq Wk^T / sqrt(head_dim)` of every head, `(num_heads, d_query, d_context)`."""
+        queries = _matrix(self.q_proj).unflatten(1, (self.num_heads, self.head_dim)).transpose(0, 1)
+        keys = _matrix(self.k_proj).unflatten(1, (self.num_heads, self.head_dim)).permute(1, 2, 0)
+        return torch.matmul(queries * self.head_dim**-0.5, keys)
+
+    def value_to_output(self) -> Tensor:
+        """`Wv Wo` of every head, `(num_heads, d_context, d_query)`."""
+        values = _matrix(self.v_proj).unflatten(1, (self.num_heads, self.head_dim)).transpose(0, 1)
+        output = self.o_proj(torch.eye(self.o_proj.in_features, device=values.device, dtype=values.dtype))
+        output = output - self.output_bias() if type(self.o_proj) is not nn.Linear else self.o_proj.weight.t()
+        return torch.matmul(values, output.unflatten(0, (self.num_heads, self.head_dim)))
+
+    def output_bias(self) -> Tensor:
+        """The bias of the output projection, `(d_query,)`."""
+        return self.o_proj.bias
+
+    def drop_attention(self, weights: Tensor) -> Tensor:
+        """Attention weights with dropout while training."""
+        return F.dropout(weights, self.attention_dropout, self.training) if self.attention_dropout else weights
+
+    def drop_output(self, output: Tensor) -> Tensor:
+        """Attention output with dropout while training."""
+        return F.dropout(output, self.hidden_dropout, self.training) if self.hidden_dropout else output
+
+
+class InputAttention(Attention):
+    """Attention from latents to standardised input sequences (equation 9)."""
+
+    def __init__(self, config: HighMMTConfig) -> None:
+        super().__init__(
+            config.d_latents,
+            config.d_all,
+            config.num_cross_attention_heads,
+            config.cross_attention_head_dim,
+            config,
+        )
+        self.norm_context = nn.LayerNorm(config.d_all, eps=config.layer_norm_eps)
+
+    def forward(self, latents: Sequence[Tensor], sequences: Sequence[InputSequence]) -> tuple[list[Tensor], list[Tensor]]:
+        """What the latents read from each sequence.
+
+        Args:
+            latents: for each sequence `(batch, num_latents, d_latents)`, or `(num_latents, d_latents)` where all
+                samples start from the same latents.
+            sequences: the inputs.
+
+        Returns:
+            For each sequence the output `(batch, num_latents, d_latents)` and the attention weights
+            `(batch, num_heads, num_latents, elements)`.
+        """
+        query_to_key = self.query_to_key()
+        value_to_output = self.value_to_output()
+        gain, shift = self.norm_context.weight, self.norm_context.bias
+        keys = query_to_key * gain  # (heads, d_latents, d_all); the shift adds the same to every element's score
+        values = value_to_output * gain[:, None]  # (heads, d_all, d_latents)
+        constant = torch.matmul(shift, value_to_output).sum(0) + self.output_bias()
+        value_sum = values.sum(1)  # (heads, d_latents)
+        queries: dict[int, Tensor] = {}
+        outputs, weights = [], []
+        for z, sequence in zip(latents, sequences, strict=True):
+            if id(z) not in queries:
+                # (d_latents, d_all) keys for every query, laid out as (..., d_all, heads * num_latents)
+                q = torch.einsum("...ld,hdc->...chl", self.norm(z), keys).flatten(-2)
+                queries = {id(z): q}
+            output, attention = self._read(queries[id(z)], values, value_sum, sequence)
+            outputs.append(self.drop_output(output + constant))
+            weights.append(attention)
+        return outputs, weights
+
+    def _read(self, query: Tensor, values: Tensor, value_sum: Tensor, x: InputSequence) -> tuple[Tensor, Tensor]:
+        batch, elements, channels = x.data.shape
+        width = x.codes.shape[-1]
+        d_all = query.shape[-2]
+        score = torch.matmul(x.data, query[..., :channels, :])  # (batch, elements, heads * num_latents)
+        if width:
+            score = score + torch.matmul(x.codes, query[..., d_all - width :, :])
+        score = (score - x.mean[..., None] * query.sum(-2, keepdim=True)) * x.inverse_std[..., None]
+        if x.mask is not None:
+            score = score.masked_fill(~x.mask[..., None], torch.finfo(score.dtype).min)
+        attention = torch.softmax(score.float(), dim=1).to(score.dtype)
+        weighted = (self.drop_attention(attention) * x.inverse_std[..., None]).transpose(1, 2)
+        if x.codes.dim() == 2:
+            read_codes = torch.matmul(weighted, x.codes)
+        else:
+            read_codes = torch.bmm(weighted, x.codes)
+        read = torch.cat([torch.bmm(weighted, x.data), read_codes, torch.bmm(weighted, x.mean[..., None])], dim=-1)
+        parts = [values[:, :channels], values[:, d_all - width :], -value_sum[:, None]]
+        matrix = torch.cat(parts, dim=1)  # (heads, channels + width + 1, d_latents)
+        read = read.unflatten(1, (self.num_heads, -1))  # (batch, heads, num_latents, channels + width + 1)
+        output = torch.einsum("bhlc,hcd->bld", read, matrix)
+        shape = (batch, elements, self.num_heads, -1)
+        return output, attention.view(shape).permute(0, 2, 3, 1)
+
+
+class LatentAttention(Attention):
+    """Attention from latents to latents: of another modality (equation 11) or of the same stream (equation 10)."""
+
+    def __init__(self, config: HighMMTConfig, num_heads: int, head_dim: int, *, has_context: bool) -> None:
+        super().__init__(config.d_latents, config.d_latents, num_heads, head_dim, config)
+        self.norm_context = nn.LayerNorm(config.d_latents, eps=config.layer_norm_eps) if has_context else None
+
+    def read(self, queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Attend from `queries` `(batch, num_queries, d)` to prepared `keys` and `values` `(batch, latents * heads, d)`.
+
+        Returns:
+            The output `(batch, num_queries, d)` and the weights `(batch, heads, num_queries, latents)`.
+        """
+        score = torch.bmm(keys, queries.transpose(1, 2))  # (batch, latents * heads, num_queries)
+        by_latent = score.view(score.shape[0], -1, self.num_heads * score.shape[2])
+        attention = torch.softmax(by_latent, dim=1)
+        output = torch.bmm(self.drop_attention(attention).view_as(score).transpose(1, 2), values)
+        weights = attention.view(score.shape[0], -1, self.num_heads, score.shape[2]).permute(0, 2, 3, 1)
+        return self.drop_output(output + self.output_bias()), weights
+
+    def prepare(self, context: Tensor, query_to_key: Tensor, value_to_output: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of normed latents `(batch, latents, d)`, each `(batch, latents * heads, d)`."""
+        batch, _, d = context.shape
+        keys = torch.matmul(context, query_to_key.permute(2, 0, 1).reshape(d, -1)).view(batch, -1, d)
+        values = torch.matmul(context, value_to_output.transpose(0, 1).reshape(d, -1)).view(batch, -1, d)
+        return keys, values
+
+    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Self-attention of `(batch, num_latents, d)`."""
+        normed = self.norm(latents)
+        keys, values = self.prepare(normed, self.query_to_key(), self.value_to_output())
+        return self.read(normed, keys, values)
+
+    def read_last(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Self-attention of the last latent alone: `(batch, d)` from `(batch, num_latents, d)`."""
+        normed = self.norm(latents)
+        d = normed.shape[-1]
+        query = torch.matmul(normed[:, -1], self.query_to_key().transpose(0, 1).reshape(d, -1))
+        score = torch.bmm(query.view(-1, self.num_heads, d), normed.transpose(1, 2))  # (batch, heads, latents)
+        attention = torch.softmax(score, dim=-1)
+        read = torch.bmm(self.drop_attention(attention), normed).flatten(1)
+        output = torch.matmul(read, self.value_to_output().flatten(0, 1)) + self.output_bias()
+        return self.drop_output(output), attention[:, :, None]
+
+
+class FeedForward(nn.Module):
+    """Gated feed-forward `Linear(d -> 8d)`, `a * gelu(b)`, `Linear(4d -> d)`, with its norm."""
+
+    def __init__(self, config: HighMMTConfig) -> None:
+        super().__init__()
+        inner = config.widening_factor * config.d_latents
+        self.norm = nn.LayerNorm(config.d_latents, eps=config.layer_norm_eps)
+        self.up_proj = nn.Linear(config.d_latents, 2 * inner)
+        self.down_proj = nn.Linear(inner, config.d_latents)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """`(..., d_latents)` to `(..., d_latents)`."""
+        value, gate = self.up_proj(self.norm(latents)).chunk(2, dim=-1)
+        return self.dropout(self.down_proj(value * F.gelu(gate)))
+
+
+class LatentTransformer(nn.Module):
+    """Self-attention blocks over latents; residuals inside, none around the whole."""
+
+    def __init__(self, config: HighMMTConfig) -> None:
+        super().__init__()
+        heads, width = config.num_self_attention_heads, config.self_attention_head_dim
+        self.attentions = nn.ModuleList(
+            LatentAttention(config, heads, width, has_context=False) for _ in range(config.num_self_attends_per_layer)
+        )
+        self.feed_forwards = nn.ModuleList(FeedForward(config) for _ in range(config.num_self_attends_per_layer))
+
+    def forward(self, latents: Tensor, *, last_only: bool = False) -> tuple[Tensor, list[Tensor]]:
+        """Transform `(batch, num_latents, d)`; with `last_only` the result is its last latent, `(batch, d)`."""
+        weights = []
+        num_blocks = len(self.attentions)
+        for index, (attention, feed_forward) in enumerate(zip(self.attentions, self.feed_forwards, strict=True)):
+            if last_only and index == num_blocks - 1:
+                attended, weight = attention.read_last(latents)
+                latents = attended + latents[:, -1]
+            else:
+                attended, weight = attention(latents)
+                latents = attended + latents
+            latents = feed_forward(latents) + latents
+            weights.append(weight)
+        return latents, weights
+
+
+class UnimodalLayer(nn.Module):
+    """One layer of the unimodal encoder: read the input, feed-forward, transform the latents."""
+
+    def __init__(self, config: HighMMTConfig) -> None:
+        super().__init__()
+        self.cross_attention = InputAttention(config)
+        self.feed_forward = FeedForward(config)
+        self.latent_transformer = LatentTransformer(config)
+
+
+class UnimodalEncoder(nn.Module):
+    """Parameters U: one latent array and the layers that fill it from any modality (equations 9 and 10)."""
+
+    def __init__(self, config: HighMMTConfig) -> None:
+        super().__init__()
+        self.latents = nn.Parameter(torch.empty(config.num_latents, config.d_latents))
+        self.layers = nn.ModuleList(UnimodalLayer(config) for _ in range(config.num_unimodal_layers))
+
+    def forward(self, sequences: Sequence[InputSequence]) -> tuple[list[Tensor], list[list[Tensor]]]:
+        """Encode any number of sequences as one batch.
+
+        Returns:
+            For each sequence its latents `(batch, num_latents, d_latents)`, and for each layer and sequence the
+            attention weights `(batch, num_heads, num_latents, elements)`.
+        """
+        sizes = [len(sequence.data) for sequence in sequences]
+        per_sequence: list[Tensor] = [self.latents] * len(sequences)
+        z: Tensor = self.latents
+        weights = []
+        for layer in self.layers:
+            read, attention = layer.cross_attention(per_sequence, sequences)
+            z = torch.cat(read) + z
+            z = layer.feed_forward(z) + z
+            z = layer.latent_transformer(z)[0] + z
+            per_sequence = list(z.split(sizes))
+            weights.append(attention)
+        return per_sequence, weights
+
+
+class CrossmodalLayer(nn.Module):
+    """One layer of the crossmodal transformer: read another modality's latents, feed-forward, transform."""
+
+    def __init__(self, config: HighMMTConfig) -> None:
+        super().__init__()
+        self.cross_attention = LatentAttention(
+            config, config.num_crossmodal_attention_heads, config.cross_attention_head_dim, has_context=True
+        )
+        self.feed_forward = FeedForward(config)
+        self.latent_transformer = LatentTransformer(config)
+
+
+class CrossmodalTransformer(nn.Module):
+    """Parameters C: what one modality's latents learn from another's (equation 11)."""
+
+    def __init__(self, config: HighMMTConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(CrossmodalLayer(config) for _ in range(config.num_crossmodal_layers))
+
+    def forward(
+        self, contexts: Sequence[Tensor], readers: Sequence[Sequence[Tensor]]
+    ) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
+        """Let every reader attend to its context; all of them as one batch after each attention.
+
+        Args:
+            contexts: latents that are read, each `(batch, num_latents, d_latents)`.
+            readers: for each context the latents that read it, each of the context's shape.
+
+        Returns:
+            For each context and reader the last latent of the result, `(batch, d_latents)`; and for each layer and
+            context the weights `(batch, num_heads, readers * num_latents, num_latents)`.
+        """
+        num_latents, d = contexts[0].shape[1:]
+        counts = [len(group) for group in readers]
+        # Readers of one context lie side by side, so that its keys and values serve them all.
+        streams = [torch.cat(list(group), dim=1) if len(group) > 1 else group[0] for group in readers]
+        weights = []
+        for index, layer in enumerate(self.layers):
+            attention = layer.cross_attention
+            matrices = attention.query_to_key(), attention.value_to_output()
+            read, layer_weights = [], []
+            for context, stream in zip(contexts, streams, strict=True):
+                keys, values = attention.prepare(attention.norm_context(context), *matrices)
+                output, weight = attention.read(attention.norm(stream), keys, values)
+                read.append((output + stream).view(-1, num_latents, d))
+                layer_weights.append(weight)
+            weights.append(layer_weights)
+            z = torch.cat(read)
+            z = layer.feed_forward(z) + z
+            if index == len(self.layers) - 1:
+                z = layer.latent_transformer(z, last_only=True)[0] + z[:, -1]
+                break
+            z = layer.latent_transformer(z)[0] + z
+            sizes = [len(context) * count for context, count in zip(contexts, counts, strict=True)]
+            streams = [
+                part.view(-1, count * num_latents, d) for part, count in zip(z.split(sizes), counts, strict=True)
+            ]
+        results, start = [], 0
+        for context, count in zip(contexts, counts, strict=True):
+            size = len(context) * count
+            results.append(list(z[start : start + size].view(-1, count, d).unbind(1)))
+            start += size
+        return results, weights

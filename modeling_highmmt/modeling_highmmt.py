@@ -1,0 +1,492 @@
+"""HighMMT: one small model for many modalities and tasks."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from ..configuration import HighMMTConfig, ParameterGroups, TaskConfig, interaction_name
+from .layers import CrossmodalTransformer, InputSequence, UnimodalEncoder, grid_positions
+
+
+@dataclass
+class HighMMTOutput(ModelOutput):
+    """What one forward pass over several tasks gives.
+
+    Args:
+        loss: weighted sum of the tasks' losses, `()`; None without labels.
+        losses: task to its unweighted loss, the mean over its labelled samples.
+        logits: task to `(batch, num_labels)`.
+        multimodal_states: task to the concatenated vectors of its ordered pairs, `(batch, pairs * d_latents)`; tasks
+            with one modality have their flattened latents here, `(batch, num_latents * d_latents)`.
+        unimodal_states: task and modality to `(batch, num_latents, d_latents)`.
+        attentions: `{"unimodal": {task: {modality: [per layer]}}, "crossmodal": {task: {"a<-b": [per layer]}}}` with
+            weights `(batch, num_heads, num_latents, elements)`.
+    """
+
+    loss: Tensor | None = None
+    losses: dict[str, Tensor] | None = None
+    logits: dict[str, Tensor] | None = None
+    multimodal_states: dict[str, Tensor] | None = None
+    unimodal_states: dict[str, dict[str, Tensor]] | None = None
+    attentions: dict[str, dict[str, dict[str, list[Tensor]]]] | None = None
+
+
+class Head(nn.Module):
+    """Norm, dropout and one linear layer from a task's concatenated representation to its logits (appendix B.4)."""
+
+    def __init__(self, config: HighMMTConfig, task: TaskConfig) -> None:
+        super().__init__()
+        width = head_width(config, task)
+        self.norm = nn.BatchNorm1d(width) if config.head_norm == "batch_norm" else nn.LayerNorm(width)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.classifier = nn.Linear(width, task.num_labels)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """`(batch, width)` to `(batch, num_labels)`."""
+        if isinstance(self.norm, nn.BatchNorm1d) and self.training and len(states) < 2:
+            # One sample has no variance; the running statistics stand in and are left as they are.
+            norm = self.norm
+            states = F.batch_norm(states, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+        else:
+            states = self.norm(states)
+        return self.classifier(self.dropout(states))
+
+
+def head_width(config: HighMMTConfig, task: TaskConfig) -> int:
+    """Width of what a task's head reads: 2, 6, 12 pair vectors for 2, 3, 4 modalities, all latents for one."""
+    count = len(task.modalities)
+    if count == 1 or not config.use_crossmodal:
+        return count * config.num_latents * config.d_latents
+    return count * (count - 1) * config.d_latents
+
+
+class HighMMTPreTrainedModel(PreTrainedModel):
+    """Weight initialisation and loading shared by HighMMT models."""
+
+    config_class = HighMMTConfig
+    base_model_prefix = "highmmt"
+    main_input_name = "inputs"
+    _no_split_modules = ["UnimodalEncoder", "CrossmodalTransformer"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            # torch's own default, which the public code trains from: uniform in +-1 / sqrt(inputs).
+            bound = module.in_features**-0.5
+            init.uniform_(module.weight, -bound, bound)
+            if module.bias is not None:
+                init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, (nn.LayerNorm, nn.BatchNorm1d)):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+            if isinstance(module, nn.BatchNorm1d):
+                init.zeros_(module.running_mean)
+                init.ones_(module.running_var)
+                init.zeros_(module.num_batches_tracked)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=self.config.initializer_range)
+        elif isinstance(module, UnimodalEncoder):
+            init.normal_(module.latents, std=self.config.initializer_range)
+        elif isinstance(module, HighMMTModel) and module.modality_embeddings is not None:
+            init.normal_(module.modality_embeddings, std=self.config.initializer_range)
+
+
+class HighMMTModel(HighMMTPreTrainedModel):
+    """Backbone and task heads together: inputs of several tasks in, logits and losses out.
+
+    Args:
+        config: modalities, tasks, sizes and parameter groups.
+
+    Raises:
+        ValueError: the config has no task.
+
+    Source: Liang et al., TMLR 05/2023, section 2.2.
+    """
+
+    def __init__(self, config: HighMMTConfig) -> None:
+        super().__init__(config)
+        if not config.tasks:
+            raise ValueError("HighMMTModel needs a config with at least one task; this one has none.")
+        groups = config.groups()
+        # Sorted, so that two configs which list the same modalities in another order mean the same weights.
+        self.modality_columns = {name: column for column, name in enumerate(sorted(config.modalities))}
+        self.token_embeddings = nn.ModuleDict(
+            {
+                name: nn.Embedding(modality.vocab_size, modality.num_channels)
+                for name, modality in sorted(config.modalities.items())
+                if modality.vocab_size is not None
+            }
+        )
+        if config.modality_embedding == "learned":
+            width = config.num_modality_channels
+            self.modality_embeddings = nn.Parameter(torch.empty(len(config.modalities), width))
+        else:
+            self.modality_embeddings = None
+        self.unimodal_groups = nn.ModuleList(UnimodalEncoder(config) for _ in range(groups.num_unimodal_groups))
+        num_crossmodal_groups = groups.num_crossmodal_groups if config.use_crossmodal else 0
+        self.crossmodal_groups = nn.ModuleList(CrossmodalTransformer(config) for _ in range(num_crossmodal_groups))
+        self.heads = nn.ModuleDict({name: Head(config, task) for name, task in config.tasks.items()})
+        self.post_init()
+
+    def forward(
+        self,
+        inputs: Mapping[str, Mapping[str, Tensor]],
+        attention_mask: Mapping[str, Mapping[str, Tensor]] | None = None,
+        labels: Mapping[str, Tensor] | None = None,
+        output_attentions: bool = False,
+        output_unimodal_states: bool = True,
+        return_dict: bool = True,
+    ) -> HighMMTOutput | tuple[Any, ...]:
+        """Run any subset of the tasks in one pass.
+
+        Args:
+            inputs: task and modality to `(batch, *axes, channels)`, or token ids `(batch, *axes)` where the modality
+                has a vocabulary. Batch sizes may differ between tasks. A modality left out is absent in all samples.
+            attention_mask: task and modality to `(batch, *axes)`, True where an element is real. All-False for a
+                sample means that it lacks this modality.
+            labels: task to class indices `(batch,)` (-100: unlabelled), or `(batch, num_labels)` for regression and
+                multi-label tasks (NaN: unlabelled).
+            output_attentions: also return attention weights.
+            output_unimodal_states: also return each modality's latents.
+            return_dict: False gives a tuple.
+
+        Raises:
+            ValueError: unknown task or modality, wrong shape, a sample without any modality, labels out of range;
+                the message names task and modality.
+        """
+        sequences = self._standardise(inputs, attention_mask or {})
+        unimodal, unimodal_weights = self._encode(sequences)
+        multimodal, crossmodal_weights = self._fuse(unimodal, sequences)
+        logits = {task: self.heads[task](states) for task, states in multimodal.items()}
+        loss, losses = self._loss(logits, labels)
+        output = HighMMTOutput(
+            loss=loss,
+            losses=losses,
+            logits=logits,
+            multimodal_states=multimodal,
+            unimodal_states=unimodal if output_unimodal_states else None,
+            attentions={"unimodal": unimodal_weights, "crossmodal": crossmodal_weights} if output_attentions else None,
+        )
+        return output if return_dict else output.to_tuple()
+
+    def _standardise(
+        self, inputs: Mapping[str, Mapping[str, Tensor]], masks: Mapping[str, Mapping[str, Tensor]]
+    ) -> dict[str, dict[str, InputSequence]]:
+        """Inputs as sequences of standard width, tasks and modalities in the config's order."""
+        if not inputs:
+            raise ValueError("inputs is empty: give at least one task, as {task: {modality: tensor}}.")
+        _check_names("inputs: task", inputs, self.config.tasks)
+        _check_names("attention_mask: task", masks, inputs)
+        sequences: dict[str, dict[str, InputSequence]] = {}
+        for task, task_config in self.config.tasks.items():
+            if task not in inputs:
+                continue
+            given, task_masks = inputs[task], masks.get(task, {})
+            _check_names(f"Task {task!r}: modality", given, task_config.modalities)
+            _check_names(f"Task {task!r}: mask of modality", task_masks, given)
+            sequences[task] = {
+                modality: self._sequence(task, modality, given[modality], task_masks.get(modality))
+                for modality in task_config.modalities
+                if modality in given
+            }
+            _check_batch(task, sequences[task])
+        return sequences
+
+    def _sequence(self, task: str, modality: str, values: Tensor, mask: Tensor | None) -> InputSequence:
+        description = self.config.modalities[modality]
+        where = f"Task {task!r}, modality {modality!r}"
+        num_axes = description.num_axes
+        if description.vocab_size is not None:
+            if values.dim() != num_axes + 1 or values.is_floating_point():
+                raise ValueError(
+                    f"{where}: expected whole-number token ids (batch, {num_axes} axes), got {values.dtype} of shape "
+                    f"{tuple(values.shape)}."
+                )
+            if not torch.compiler.is_compiling() and values.numel():
+                low, high = int(values.min()), int(values.max())
+                if low < 0 or high >= description.vocab_size:
+                    raise ValueError(f"{where}: token ids run from {low} to {high}; the vocabulary has {description.vocab_size}.")
+            values = self.token_embeddings[modality](values)
+        elif values.dim() != num_axes + 2 or values.shape[-1] != description.num_channels:
+            raise ValueError(
+                f"{where}: expected (batch, {num_axes} axes, {description.num_channels} channels), "
+                f"got shape {tuple(values.shape)}."
+            )
+        elif not values.is_floating_point():
+            values = values.to(self.unimodal_groups[0].latents.dtype)
+        shape = values.shape[1:-1]
+        if mask is not None:
+            if mask.shape != values.shape[:-1]:
+                raise ValueError(f"{where}: mask has shape {tuple(mask.shape)}, expected {tuple(values.shape[:-1])}.")
+            mask = mask.to(torch.bool)
+        if 0 in shape:
+            raise ValueError(f"{where}: an axis of shape {tuple(values.shape)} is empty; pad absent samples and mask them.")
+        if description.max_length is not None and shape[0] > description.max_length:
+            raise ValueError(f"{where}: {shape[0]} elements on the first axis; max_length is {description.max_length}.")
+        positions = self._positions(modality, shape, mask, values.device)
+        codes = self._with_modality_embedding(modality, positions).to(values.dtype)
+        flat_mask = mask.flatten(1) if mask is not None else None
+        sequence = InputSequence.build(
+            values.flatten(1, -2), codes, flat_mask, self.config.d_all, self.config.layer_norm_eps
+        )
+        if not torch.compiler.is_compiling() and not bool(torch.isfinite(sequence.mean.sum())):
+            bad = (~torch.isfinite(sequence.mean)).any(dim=1).nonzero().flatten().tolist()
+            raise ValueError(f"{where}: NaN or infinite values in sample {bad[0]} of the batch ({len(bad)} in all).")
+        return sequence
+
+    def _positions(self, modality: str, shape: torch.Size, mask: Tensor | None, device: torch.device) -> Tensor:
+        """`(elements, width)`; `(batch, elements, width)` where samples of unequal length span -1 to 1 each."""
+        description = self.config.modalities[modality]
+        relative = range(1 if description.max_length is not None else 0, len(shape))
+        if mask is None or not description.ordered or not relative:
+            return grid_positions(shape, description, device)
+        # Extent of each sample along each axis: padding must not stretch the grid.
+        extents = []
+        for axis in range(len(shape)):
+            others = tuple(other + 1 for other in range(len(shape)) if other != axis)
+            occupied = mask.any(dim=others) if others else mask
+            places = torch.arange(1, shape[axis] + 1, device=device)
+            extent = (occupied * places).amax(dim=1) if axis in relative else torch.full_like(mask[:, 0].flatten(1)[:, 0], 0)
+            extents.append([int(size) for size in extent.tolist()] if axis in relative else [shape[axis]] * len(mask))
+        samples = list(zip(*extents, strict=True))
+        if all(sample == tuple(shape) for sample in samples):
+            return grid_positions(shape, description, device)
+        grids = {}
+        for sample in set(samples):
+            own = tuple(max(size, 1) for size in sample)
+            grid = grid_positions(own, description, device).view(*own, -1)
+            padding = [0, 0]
+            for size, full in zip(reversed(own), reversed(shape), strict=True):
+                padding += [0, full - size]
+            grids[sample] = F.pad(grid, padding).flatten(0, -2)
+        return torch.stack([grids[sample] for sample in samples])
+
+    def _with_modality_embedding(self, modality: str, positions: Tensor) -> Tensor:
+        column = self.modality_columns[modality]
+        if self.config.modality_embedding == "none":
+            return positions
+        if self.modality_embeddings is not None:
+            embedding = self.modality_embeddings[column]
+        else:
+            embedding = F.one_hot(torch.tensor(column, device=positions.device), len(self.modality_columns))
+            embedding = embedding.to(positions.dtype)
+        return torch.cat([positions, embedding.expand(*positions.shape[:-1], -1)], dim=-1)
+
+    def _encode(
+        self, sequences: dict[str, dict[str, InputSequence]]
+    ) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, list[Tensor]]]]:
+        """Latents of every modality of every task, one batch per unimodal group."""
+        groups = self.config.groups().unimodal
+        latents: dict[str, dict[str, Tensor]] = {task: {} for task in sequences}
+        weights: dict[str, dict[str, list[Tensor]]] = {task: {} for task in sequences}
+        for index, encoder in enumerate(self.unimodal_groups):
+            nodes = [
+                (task, modality)
+                for task, modalities in sequences.items()
+                for modality in modalities
+                if groups[f"{task}/{modality}"] == index
+            ]
+            if not nodes:
+                continue
+            encoded, attention = encoder([sequences[task][modality] for task, modality in nodes])
+            for position, (task, modality) in enumerate(nodes):
+                latents[task][modality] = encoded[position]
+                weights[task][modality] = [layer[position] for layer in attention]
+        # Back in the config's order, whatever order the groups were visited in.
+        ordered = {task: {name: latents[task][name] for name in names} for task, names in sequences.items()}
+        return ordered, weights
+
+    def _fuse(
+        self, latents: dict[str, dict[str, Tensor]], sequences: dict[str, dict[str, InputSequence]]
+    ) -> tuple[dict[str, Tensor], dict[str, dict[str, list[Tensor]]]]:
+        """The representation each head reads, with zeros for pairs of which one modality is absent."""
+        pairs, weights = self._pair_vectors(latents)
+        states = {}
+        for task, modalities in latents.items():
+            declared = self.config.tasks[task].modalities
+            any_latents = next(iter(modalities.values()))
+            present = {name: sequences[task][name].present for name in modalities}
+            slots = []
+            if len(declared) == 1 or not self.config.use_crossmodal:
+                for name in declared:
+                    slot = modalities[name].flatten(1) if name in modalities else None
+                    slots.append((slot, [present.get(name)], any_latents[0].numel()))
+            else:
+                for first in declared:
+                    for second in declared:
+                        if first != second:
+                            slot = pairs.get((task, first, second))
+                            slots.append((slot, [present.get(first), present.get(second)], any_latents.shape[-1]))
+            filled = [_zero_where_absent(slot, masks, any_latents, width) for slot, masks, width in slots]
+            states[task] = torch.cat(filled, dim=1)
+        return states, weights
+
+    def _pair_vectors(
+        self, latents: dict[str, dict[str, Tensor]]
+    ) -> tuple[dict[tuple[str, str, str], Tensor], dict[str, dict[str, list[Tensor]]]]:
+        """Last latent of every ordered pair (query, context), one batch per crossmodal group."""
+        vectors: dict[tuple[str, str, str], Tensor] = {}
+        weights: dict[str, dict[str, list[Tensor]]] = {task: {} for task in latents}
+        group_of = self.config.groups().crossmodal
+        for index, transformer in enumerate(self.crossmodal_groups):
+            plan = []  # (task, context, its readers)
+            for task, modalities in latents.items():
+                for context in modalities:
+                    readers = [
+                        name
+                        for name in modalities
+                        if name != context and group_of[self._interaction(task, name, context)] == index
+                    ]
+                    if readers:
+                        plan.append((task, context, readers))
+            if not plan:
+                continue
+            results, attention = transformer(
+                [latents[task][context] for task, context, _ in plan],
+                [[latents[task][name] for name in readers] for task, _, readers in plan],
+            )
+            for place, (task, context, readers) in enumerate(plan):
+                for position, reader in enumerate(readers):
+                    vectors[task, reader, context] = results[place][position]
+                    rows = slice(position * self.config.num_latents, (position + 1) * self.config.num_latents)
+                    weights[task][f"{reader}<-{context}"] = [layer[place][:, :, rows] for layer in attention]
+        return vectors, weights
+
+    def _interaction(self, task: str, first: str, second: str) -> str:
+        order = self.config.tasks[task].modalities
+        if order.index(first) > order.index(second):
+            first, second = second, first
+        return interaction_name(task, first, second)
+
+    def _loss(
+        self, logits: dict[str, Tensor], labels: Mapping[str, Tensor] | None
+    ) -> tuple[Tensor | None, dict[str, Tensor] | None]:
+        if labels is None:
+            return None, None
+        _check_names("labels: task", labels, logits)
+        tasks = self.config.tasks
+        losses = {task: task_loss(task, tasks[task], logits[task], target) for task, target in labels.items()}
+        loss = sum((tasks[task].loss_weight * value for task, value in losses.items()), torch.zeros(()).to(self.device))
+        return loss, losses
+
+    def split_parameter_groups(self, groups: ParameterGroups | Mapping[str, Mapping[str, int]]) -> HighMMTModel:
+        """A model with one clone of the shared parameters for every group, and this model's outputs until trained on.
+
+        Args:
+            groups: the cluster map; every modality-task pair and interaction exactly once.
+
+        Raises:
+            ValueError: the map does not fit the tasks, or this model is split already.
+
+        Source: Liang et al., TMLR 05/2023, section 2.2, "Heterogeneity-aware fine-tuning".
+        """
+        if len(self.unimodal_groups) > 1 or len(self.crossmodal_groups) > 1:
+            raise ValueError("This model is split into parameter groups already; split the pretrained, shared model.")
+        config = copy.deepcopy(self.config)
+        if not isinstance(groups, ParameterGroups):
+            groups = ParameterGroups.from_dict(groups)
+        config.parameter_groups = groups.matched_to(config.modality_task_pairs(), config.interactions())
+        split = HighMMTModel(config)
+        state = {}
+        for name, value in self.state_dict().items():
+            part, _, rest = name.partition(".")
+            if part in ("unimodal_groups", "crossmodal_groups"):
+                rest = rest.partition(".")[2]
+                for index in range(len(getattr(split, part))):
+                    state[f"{part}.{index}.{rest}"] = value
+            else:
+                state[name] = value
+        split.load_state_dict(state)
+        split.to(device=self.device, dtype=self.dtype)
+        return split.train(self.training)
+
+    def num_parameters_by_component(self) -> dict[str, int]:
+        """Parameters of the unimodal groups, the crossmodal groups, the heads, the embeddings, and in total."""
+        parts: dict[str, Iterable[nn.Parameter]] = {
+            "unimodal": self.unimodal_groups.parameters(),
+            "crossmodal": self.crossmodal_groups.parameters(),
+            "heads": self.heads.parameters(),
+        }
+        counts = {name: sum(parameter.numel() for parameter in values) for name, values in parts.items()}
+        total = sum(parameter.numel() for parameter in self.parameters())
+        return {**counts, "embeddings": total - sum(counts.values()), "total": total}
+
+
+def task_loss(name: str, task: TaskConfig, logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean loss over a task's labelled samples, `()`; zero, still with a gradient path, where none is labelled.
+
+    Args:
+        name: the task, for messages.
+        task: its problem type and number of labels.
+        logits: `(batch, num_labels)`.
+        labels: class indices `(batch,)`, -100 where unlabelled; else `(batch, num_labels)`, NaN where unlabelled.
+
+    Raises:
+        ValueError: labels of the wrong shape or out of range.
+    """
+    logits = logits.float()
+    if task.problem_type == "single_label_classification":
+        if labels.shape != logits.shape[:1]:
+            raise ValueError(f"Task {name!r}: labels have shape {tuple(labels.shape)}, expected ({len(logits)},).")
+        wrong = ((labels < 0) | (labels >= task.num_labels)) & (labels != -100)
+        if not torch.compiler.is_compiling() and bool(wrong.any()):
+            raise ValueError(
+                f"Task {name!r}: label {int(labels[wrong][0])} is not a class from 0 to {task.num_labels - 1} (or -100)."
+            )
+        count = (labels != -100).sum().clamp_min(1)
+        return F.cross_entropy(logits, labels.long(), reduction="sum", ignore_index=-100) / count
+    if labels.shape != logits.shape:
+        raise ValueError(f"Task {name!r}: labels have shape {tuple(labels.shape)}, expected {tuple(logits.shape)}.")
+    known = ~torch.isnan(labels)
+    target = torch.where(known, labels, torch.zeros_like(labels)).to(logits.dtype)
+    if task.problem_type == "regression":
+        each = F.mse_loss(logits, target, reduction="none")
+    else:
+        each = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return (each * known).sum() / known.sum().clamp_min(1)
+
+
+def _zero_where_absent(slot: Tensor | None, masks: list[Tensor | None], like: Tensor, width: int) -> Tensor:
+    if slot is None:
+        return like.new_zeros(len(like), width)
+    for mask in masks:
+        if mask is not None:
+            slot = slot.masked_fill(~mask[:, None], 0.0)
+    return slot
+
+
+def _check_names(what: str, given: Iterable[str], known: Iterable[str]) -> None:
+    known = list(known)
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{what} {name!r} is unknown; there are {', '.join(known) or 'none'}.")
+
+
+def _check_batch(task: str, sequences: Mapping[str, InputSequence]) -> None:
+    """Same batch size for every modality of a task, and no sample without any modality."""
+    if not sequences:
+        raise ValueError(f"Task {task!r}: no modality was given.")
+    sizes = {name: len(sequence.data) for name, sequence in sequences.items()}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise ValueError(f"Task {task!r}: batch sizes differ between modalities: {listed}.")
+    present = [sequence.present for sequence in sequences.values()]
+    if torch.compiler.is_compiling() or any(mask is None for mask in present):
+        return
+    anything = torch.stack([mask for mask in present if mask is not None]).any(dim=0)
+    if not bool(anything.all()):
+        index = int((~anything).nonzero()[0])
+        raise ValueError(f"Task {task!r}: sample {index} of the batch has no modality at all.")
+
+
+__all__ = ["HighMMTModel", "HighMMTOutput", "HighMMTPreTrainedModel"]
