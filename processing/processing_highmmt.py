@@ -1,0 +1,579 @@
+"""`HighMMTProcessor`: raw samples of any task to what `HighMMTModel` takes, and predictions back."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+from transformers.processing_utils import ProcessorMixin
+
+from ..configuration.configuration_highmmt import TaskConfig
+from .collation import HighMMTBatch, elements_from_arrow, elements_to_arrow, pad_elements
+from .descriptions import POSITION_OPTIONS, RESERVED_NAMES, check_modalities, check_one_tokenizer, read_task
+from .plain_data import code_digest, plain_copy, readable_json
+from .rows import Source, Values, plain_array, read_numbers
+from .samples import arrange_samples
+from .sequences import TextSerializer
+from .serializers import ElementShape, Serializer, Statistics
+from .targets import Target
+
+if TYPE_CHECKING:
+    import datasets
+
+MAX_NUMBERS_PER_BATCH = 2**23
+
+
+class HighMMTProcessor(ProcessorMixin):
+    """Turns raw samples of several tasks into model inputs, with statistics of the training splits.
+
+    Args:
+        modalities: name to `{"kind": ..., options of the kind, "num_frequency_bands", "max_frequency", "ordered"}`.
+        tasks: name to `{"modalities": {modality: {"column": str}}, "target": {"column", "problem_type", "classes",
+            "names"}}`. Beside `column` (or `columns`, several raw columns of one number each, for tables), a task may
+            set options of the modality's kind for itself.
+        statistics: what `fit` learned, `"task/modality"` and `"task/labels"` to plain data; None before.
+        tokenizer: for all text modalities; None to train one with `fit_tokenizer`.
+
+    Raises:
+        ValueError: an unknown kind, option, modality or field; the message names it and lists those that exist.
+    """
+
+    def __init__(
+        self,
+        modalities: dict[str, dict[str, Any]],
+        tasks: dict[str, dict[str, Any]],
+        statistics: dict[str, Statistics] | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> None:
+        self.chat_template = None
+        self.tokenizer = tokenizer
+        self.modalities: dict[str, dict[str, Any]] = plain_copy("modalities", modalities)
+        self.tasks: dict[str, dict[str, Any]] = plain_copy("tasks", tasks)
+        self.statistics: dict[str, Statistics] = plain_copy("statistics", statistics or {})
+        if tokenizer is not None:
+            self.check_argument_for_proper_class("tokenizer", tokenizer)
+        self._serializers: dict[tuple[str, str], Serializer] = {}
+        self._targets: dict[str, Target] = {}
+        check_modalities(self.modalities)
+        for task, description in self.tasks.items():
+            serializers, self._targets[task] = read_task(task, description, self.modalities)
+            self._serializers.update({(task, modality): item for modality, item in serializers.items()})
+        check_one_tokenizer(self._serializers)
+
+    # Learning from the training splits
+
+    def fit(self, task: str, dataset: datasets.Dataset) -> None:
+        """Learn the statistics of a task's modalities and target from its raw training split.
+
+        Needed once for every task. Where a text modality belongs to this task alone and there is no tokenizer yet,
+        it is trained here; for texts of several tasks call `fit_tokenizer` first.
+
+        Args:
+            task: name of the task.
+            dataset: its training split, and nothing of the others.
+
+        Raises:
+            ValueError: an unknown task, a missing column, or values that do not fit the modality's kind.
+        """
+        self._require_task(task)
+        table = self._raw_table(task, dataset)
+        if not len(table):
+            raise ValueError(f"Task {task!r}: the training split is empty.")
+        texts = [name for name in self._names(task) if isinstance(self._serializers[task, name], TextSerializer)]
+        if texts and self.tokenizer is None:
+            self.fit_tokenizer({task: dataset})
+        learned = {}
+        for modality in self._names(task):
+            values = self._column(task, modality, table)
+            learned[f"{task}/{modality}"] = self._serializer(task, modality).fit(values, self._source(task, modality))
+        target = self._targets[task]
+        names = getattr(dataset.features[target.column], "names", None)
+        learned[f"{task}/labels"] = target.fit(table[target.column], Source(task, target.column), names)
+        self.statistics.update(plain_copy("statistics", learned))
+
+    def fit_tokenizer(self, splits: Mapping[str, datasets.Dataset]) -> None:
+        """Train the tokenizer that all text modalities share, replacing any other.
+
+        Args:
+            splits: task to its raw training split, for every task with text (others are ignored).
+
+        Raises:
+            ValueError: no task has text, or a task with text is missing.
+        """
+        pairs = [pair for pair, serializer in self._serializers.items() if isinstance(serializer, TextSerializer)]
+        if not pairs:
+            raise ValueError("No task has a modality of kind 'text'; there is nothing to train a tokenizer on.")
+        texts: list[str] = []
+        for task, modality in pairs:
+            if task not in splits:
+                raise ValueError(
+                    f"Task {task!r}: its text takes part in the tokenizer that all tasks share. Call fit_tokenizer "
+                    f"with the training splits of {', '.join(dict.fromkeys(name for name, _ in pairs))}."
+                )
+            table = self._raw_table(task, splits[task])
+            entries = TextSerializer.read(self._column(task, modality, table), self._source(task, modality))
+            texts += [entry for entry in entries if entry is not None]
+        self.tokenizer = self._text_serializer().train_tokenizer(texts)
+
+    # Encoding
+
+    def __call__(
+        self,
+        task: str,
+        *,
+        label: Any = None,
+        return_tensors: Literal["pt", "np"] = "pt",
+        **samples: Any,
+    ) -> HighMMTBatch:
+        """One raw sample, or a list of them for each modality, as a batch for `model(**batch)`.
+
+        Args:
+            task: name of the task.
+            label: raw label of the sample, or list of labels; without it the batch has no labels.
+            return_tensors: `"pt"` or `"np"`.
+            samples: one argument for each of the task's modalities (or its raw column); None where it is absent.
+
+        Returns:
+            `{"inputs": {task: {modality: tensor}}, "attention_mask": {task: {modality: mask}}, "labels"}`; a mask is
+            left out where every element is real.
+
+        Raises:
+            ValueError: a modality is not given, an argument is not one of the task's, or values do not fit.
+        """
+        self._require_fitted()
+        self._require_task(task)
+        if return_tensors not in ("pt", "np"):
+            raise ValueError(f"return_tensors={return_tensors!r} is not one of 'pt', 'np'.")
+        target = self._targets[task]
+        entries = self.tasks[task]["modalities"]
+        if label is None and target.column in samples and target.column not in (*entries, *self._raw_columns(task)):
+            label = samples.pop(target.column)
+        ndims = {name: self._serializer(task, name).sample_ndim(self._fitted(task, name)) for name in entries}
+        columns, single = arrange_samples(task, entries, ndims, samples)
+        inputs: dict[str, Tensor] = {}
+        masks: dict[str, Tensor] = {}
+        for modality, values in columns.items():
+            source, statistics = self._source(task, modality), self._fitted(task, modality)
+            elements = self._serializer(task, modality).encode(values, source, statistics)
+            shape = self.shape(task, modality)
+            inputs[modality], mask = pad_elements(elements, shape, self._pad_value(task, modality))
+            if mask is not None:
+                masks[modality] = mask
+        data: dict[str, Any] = {"inputs": {task: inputs}, "attention_mask": {task: masks}}
+        if label is not None:
+            labels = [label] if single else label
+            count = len(next(iter(columns.values())))
+            if np.ndim(labels) == 0 or len(labels) != count:
+                raise ValueError(f"Task {task!r}: {count} samples need as many labels, got {label!r}.")
+            encoded = target.encode(labels, Source(task, target.column), self.statistics[f"{task}/labels"])
+            data["labels"] = {task: torch.from_numpy(encoded)}
+        return HighMMTBatch(data if return_tensors == "pt" else _as_numpy(data))
+
+    def encode(self, task: str, dataset: datasets.Dataset, with_labels: bool = True) -> datasets.Dataset:
+        """A raw split in the form that `collate` reads, Arrow-backed and cached by `datasets`.
+
+        Args:
+            task: name of the task.
+            dataset: any raw split of it.
+            with_labels: False where the split has no target.
+
+        Returns:
+            A dataset of as many rows with one column per modality, flat lists of float32 (int32 for token ids) that
+            run row-major over axes and channels, `labels` (int64, or lists of float32) and `row`, the row's index in
+            `dataset`.
+
+        Raises:
+            ValueError: a missing column or a row that cannot be encoded; the message names task, column and row.
+        """
+        from datasets import Features, List, Value
+
+        self._require_fitted()
+        self._require_task(task)
+        target = self._targets[task]
+        raw = self._raw_columns(task) + ([target.column] if with_labels else [])
+        self._require_columns(dataset, raw, task)
+        features: dict[str, Any] = {"row": Value("int64")}
+        for modality in self._names(task):
+            ids = self.shape(task, modality).num_channels is None
+            features[modality] = List(Value("int32" if ids else "float32"))
+        if with_labels:
+            whole = target.problem_type == "single_label_classification"
+            features["labels"] = Value("int64") if whole else List(Value("float32"))
+        if not len(dataset):
+            return type(dataset).from_dict({name: [] for name in features}, features=Features(features))
+        encoded = (
+            dataset.select_columns(list(dict.fromkeys(raw)))
+            .with_format("arrow")
+            .map(
+                partial(self._encode_table, task=task, with_labels=with_labels),
+                with_indices=True,
+                batched=True,
+                batch_size=self._rows_per_batch(task),
+                remove_columns=list(dict.fromkeys(raw)),
+                features=Features(features),
+                new_fingerprint=self._fingerprint(task, dataset, with_labels),
+                desc=f"Encoding {task}",
+            )
+        )
+        return encoded.with_format(None)
+
+    def collate(self, task: str, rows: pa.Table, modalities: Sequence[str] | None = None) -> dict[str, Any]:
+        """Encoded rows as one batch of padded tensors.
+
+        Args:
+            task: name of the task.
+            rows: rows of what `encode` returned, as an Arrow table.
+            modalities: which of the task's modalities; None for all.
+
+        Returns:
+            `{"inputs": {task: {modality: (batch, *axes, channels)}}, "attention_mask": {task: {modality: (batch,
+            *axes) bool}}, "labels": {task: tensor}, "row": {task: (batch,) int64}}`. A mask is True where an element
+            is real, and left out where all are; labels and row are left out where the table has none.
+
+        Raises:
+            ValueError: a column is missing, or the rows were encoded by another processor.
+        """
+        self._require_task(task)
+        inputs: dict[str, Tensor] = {}
+        masks: dict[str, Tensor] = {}
+        for modality in self._names(task) if modalities is None else modalities:
+            owner = f"Task {task!r}, modality {modality!r}"
+            if modality not in rows.column_names or modality not in self._names(task):
+                known = ", ".join(name for name in rows.column_names if name in self._names(task))
+                raise ValueError(f"{owner}: not among the encoded columns of this task, {known}.")
+            shape = self.shape(task, modality)
+            elements = elements_from_arrow(rows[modality], shape, owner)
+            inputs[modality], mask = pad_elements(elements, shape, self._pad_value(task, modality))
+            if mask is not None:
+                masks[modality] = mask
+        batch: dict[str, Any] = {"inputs": {task: inputs}, "attention_mask": {task: masks}}
+        if "labels" in rows.column_names:
+            labels = plain_array(rows["labels"])
+            if pa.types.is_integer(labels.type):
+                values = labels.to_numpy(zero_copy_only=False).astype(np.int64)
+            else:
+                values = labels.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+                values = values.reshape(len(rows), self.num_labels(task))
+            batch["labels"] = {task: torch.from_numpy(values)}
+        if "row" in rows.column_names:
+            row = rows["row"].to_numpy().astype(np.int64)
+            batch["row"] = {task: torch.from_numpy(row)}
+        return batch
+
+    # What follows for the model
+
+    def shape(self, task: str, modality: str) -> ElementShape:
+        """Axes and channels of one encoded row of a modality of a task."""
+        return self._serializer(task, modality).shape(self._fitted(task, modality))
+
+    def num_labels(self, task: str) -> int:
+        """Number of classes or of predicted quantities of a task."""
+        self._require_task(task)
+        return self._targets[task].num_labels(self._fitted(task, "labels"))
+
+    def modality_configs(self) -> dict[str, dict[str, Any]]:
+        """Name to the fields of `ModalityConfig`, for `HighMMTConfig(modalities=...)`.
+
+        Modalities that no task uses are left out.
+
+        Raises:
+            ValueError: a task is not fitted yet, or two tasks disagree on the channels or axes of a modality.
+        """
+        self._require_fitted()
+        configs: dict[str, dict[str, Any]] = {}
+        for modality, options in self.modalities.items():
+            tasks = [task for task in self.tasks if modality in self._names(task)]
+            found = {task: self._modality_config(task, modality) for task in tasks}
+            for task in tasks[1:]:
+                for key in ("num_channels", "num_axes", "max_length"):
+                    if found[task].get(key) != found[tasks[0]].get(key):
+                        raise ValueError(
+                            f"Modality {modality!r}: {key} is {found[tasks[0]].get(key)} in task {tasks[0]!r} and "
+                            f"{found[task].get(key)} in task {task!r}. Give it options that agree (num_channels=... "
+                            f"widens the narrower one with zeros), or two names."
+                        )
+            if tasks:
+                positions = {key: options[key] for key in POSITION_OPTIONS if key in options}
+                configs[modality] = {**found[tasks[0]], **positions}
+        return configs
+
+    def task_configs(self) -> dict[str, dict[str, Any]]:
+        """Name to the fields of `TaskConfig` without weights, for `HighMMTConfig(tasks=...)`.
+
+        Raises:
+            ValueError: a task is not fitted yet.
+        """
+        self._require_fitted()
+        configs = {}
+        for task, target in self._targets.items():
+            names = target.label_names(self.statistics[f"{task}/labels"])
+            config = TaskConfig(self._names(task), target.problem_type, len(names), dict(enumerate(names)))
+            configs[task] = dataclasses.asdict(config)
+            for weight in ("loss_weight", "evaluation_weight"):
+                del configs[task][weight]
+        return configs
+
+    # Predictions
+
+    def decode(self, task: str, logits: Tensor) -> list[dict[str, Any]]:
+        """Predictions in words, one dict for each row of `logits`, (batch, num_labels).
+
+        Returns:
+            Classification: `{"label", "score", "probabilities": {label: p}}`; several labels: `{"labels": [those above
+            0.5], "probabilities"}`; regression: `{name: value}` in the target's own unit.
+        """
+        self._require_task(task)
+        return self._targets[task].decode(logits, self._fitted(task, "labels"))
+
+    def target_scale(self, task: str) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of a regression target in the training split, (num_labels,) float64 each.
+
+        Raises:
+            ValueError: the task is no regression.
+        """
+        self._require_task(task)
+        if self._targets[task].problem_type != "regression":
+            raise ValueError(f"Task {task!r}: its target is {self._targets[task].problem_type}, which has no scale.")
+        statistics = self._fitted(task, "labels")
+        return (
+            torch.tensor(statistics["mean"], dtype=torch.float64),
+            torch.tensor(statistics["deviation"], dtype=torch.float64),
+        )
+
+    def rescale_target(self, task: str, values: Tensor) -> Tensor:
+        """Standardised regression targets or predictions, (..., num_labels), in the target's own unit."""
+        mean, deviation = self.target_scale(task)
+        return values * deviation.to(values) + mean.to(values)
+
+    # Saving and loading
+
+    def __repr__(self) -> str:
+        tasks = ", ".join(f"{task}: {' + '.join(self._names(task))}" for task in self.tasks)
+        fitted = sum(f"{task}/labels" in self.statistics for task in self.tasks)
+        return f"{type(self).__name__}({tasks}; fitted on {fitted} of {len(self.tasks)} tasks)"
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Arguments of the model that a batch holds."""
+        return ["inputs", "attention_mask"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the tokenizer as plain data."""
+        return {
+            "processor_class": type(self).__name__,
+            "modalities": copy.deepcopy(self.modalities),
+            "tasks": copy.deepcopy(self.tasks),
+            "statistics": copy.deepcopy(self.statistics),
+            "has_tokenizer": self.tokenizer is not None,
+        }
+
+    def to_json_string(self) -> str:
+        """`to_dict` as JSON, in its own order (modalities are ordered), lists on one line, floats exact."""
+        return readable_json(self.to_dict()) + "\n"
+
+    def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:
+        """Write `to_json_string`, whole or not at all."""
+        path = Path(json_file_path)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+            temporary = Path(folder, path.name)
+            temporary.write_text(self.to_json_string(), encoding="utf-8")
+            os.replace(temporary, path)
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
+    ) -> list[str]:
+        """Write `processor_config.json` and, where there is a tokenizer, its files; each whole or not at all.
+
+        Args:
+            save_directory: folder, made if need be.
+            push_to_hub: True also uploads to the repository `repo_id` (default: the folder's name).
+            kwargs: passed to `push_to_hub`.
+
+        Returns:
+            The path of the processor's file.
+        """
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.tokenizer is not None:
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".tokenizer-") as temporary:
+                self.tokenizer._set_processor_class(type(self).__name__)
+                self.tokenizer.save_pretrained(temporary)
+                for file in sorted(Path(temporary).iterdir()):
+                    os.replace(file, folder / file.name)
+        self.to_json_file(folder / "processor_config.json")
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
+        return [str(folder / "processor_config.json")]
+
+    @classmethod
+    def _get_arguments_from_pretrained(
+        cls, pretrained_model_name_or_path: Any, processor_dict: dict[str, Any] | None = None, **kwargs: Any
+    ) -> list[Any]:
+        """The tokenizer, where the saved processor has one."""
+        if not (processor_dict or {}).get("has_tokenizer"):
+            return []
+        return super()._get_arguments_from_pretrained(pretrained_model_name_or_path, processor_dict, **kwargs)
+
+    @classmethod
+    def from_args_and_dict(cls, args: list[Any], processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """The processor from its saved dict and its tokenizer (`args`), called by `from_pretrained`."""
+        return_unused = kwargs.pop("return_unused_kwargs", False)
+        values = {**processor_dict, **kwargs}
+        names = ("modalities", "tasks", "statistics", "tokenizer")
+        chosen = {name: values.pop(name) for name in names if name in values}
+        if not {"modalities", "tasks"} <= set(chosen):
+            raise ValueError("This processor_config.json is not a HighMMTProcessor's: it has no modalities or tasks.")
+        if args:
+            chosen.setdefault("tokenizer", args[0])
+        processor = cls(**chosen)
+        unused = {name: value for name, value in values.items() if name in kwargs}
+        return (processor, unused) if return_unused else processor
+
+    # Pieces
+
+    def _text_serializer(self) -> TextSerializer:
+        return next(item for item in self._serializers.values() if isinstance(item, TextSerializer))
+
+    def _serializer(self, task: str, modality: str) -> Serializer:
+        serializer = self._serializers[task, modality]
+        if isinstance(serializer, TextSerializer):
+            return dataclasses.replace(serializer, tokenizer=self.tokenizer)
+        return serializer
+
+    def _names(self, task: str) -> list[str]:
+        """The task's modalities, in its order."""
+        return list(self.tasks[task]["modalities"])
+
+    def _source(self, task: str, modality: str, first_row: int = 0) -> Source:
+        entry = self.tasks[task]["modalities"][modality]
+        return Source(task, entry.get("column") or "+".join(entry["columns"]), modality, first_row)
+
+    def _fitted(self, task: str, modality: str) -> Statistics:
+        """The statistics of a pair; whether numbers are missing is known for all tasks of the modality together."""
+        key = f"{task}/{modality}"
+        if key not in self.statistics:
+            raise ValueError(
+                f"Task {task!r}: nothing is known of {modality!r} yet; call processor.fit({task!r}, training split)."
+            )
+        statistics = self.statistics[key]
+        if "missing" not in statistics:
+            return statistics
+        others = [self.statistics.get(f"{name}/{modality}", {}) for name in self.tasks]
+        return {**statistics, "missing": any(other.get("missing", False) for other in others)}
+
+    def _require_task(self, task: str) -> None:
+        if task not in self.tasks:
+            raise ValueError(f"Unknown task {task!r}; the processor's tasks are {', '.join(self.tasks)}.")
+
+    def _require_fitted(self) -> None:
+        missing = [task for task in self.tasks if f"{task}/labels" not in self.statistics]
+        if missing:
+            raise ValueError(
+                f"The processor is not fitted on task {missing[0]!r} yet; first call processor.fit(task, training "
+                f"split) for {', '.join(missing)}."
+            )
+
+    def _raw_columns(self, task: str) -> list[str]:
+        entries = self.tasks[task]["modalities"].values()
+        return [column for entry in entries for column in entry.get("columns", [entry.get("column")])]
+
+    @staticmethod
+    def _require_columns(dataset: datasets.Dataset, columns: Sequence[str], task: str) -> None:
+        from datasets import Dataset
+
+        if not isinstance(dataset, Dataset):
+            raise ValueError(f"Task {task!r}: give one split, a datasets.Dataset, not {type(dataset).__name__}.")
+        for column in columns:
+            if column not in dataset.column_names:
+                known = ", ".join(dataset.column_names)
+                raise ValueError(f"Task {task!r}: there is no column {column!r} in the data; its columns are {known}.")
+
+    def _raw_table(self, task: str, dataset: datasets.Dataset) -> pa.Table:
+        columns = [*self._raw_columns(task), self._targets[task].column]
+        self._require_columns(dataset, columns, task)
+        table: pa.Table = dataset.select_columns(list(dict.fromkeys(columns))).with_format("arrow")[:]
+        return table
+
+    def _column(self, task: str, modality: str, table: pa.Table, first_row: int = 0) -> Values:
+        """A modality's raw values: one column, or several columns of numbers side by side."""
+        entry = self.tasks[task]["modalities"][modality]
+        if "columns" not in entry:
+            return table[entry["column"]]
+        sources = [Source(task, column, modality, first_row) for column in entry["columns"]]
+        return np.stack([read_numbers(table[source.column], source) for source in sources], axis=1)
+
+    def _encode_table(self, table: pa.Table, indices: list[int], *, task: str, with_labels: bool) -> pa.Table:
+        first = int(indices[0])
+        columns: dict[str, Any] = {"row": pa.array(indices, pa.int64())}
+        for modality in self._names(task):
+            values = self._column(task, modality, table, first)
+            source, statistics = self._source(task, modality, first), self._fitted(task, modality)
+            elements = self._serializer(task, modality).encode(values, source, statistics)
+            columns[modality] = elements_to_arrow(elements, self.shape(task, modality))
+        if with_labels:
+            target, statistics = self._targets[task], self._fitted(task, "labels")
+            labels = target.encode(table[target.column], Source(task, target.column, None, first), statistics)
+            columns["labels"] = pa.array(labels) if labels.ndim == 1 else _matrix_to_arrow(labels)
+        return pa.table(columns)
+
+    def _rows_per_batch(self, task: str) -> int:
+        """Rows that are encoded at a time: 1000, fewer where rows are large."""
+        numbers = 1
+        for modality in self._names(task):
+            shape = self.shape(task, modality)
+            length = max(shape.axes[0] or 1, self._fitted(task, modality).get("longest", 1))
+            numbers += int(length * np.prod(shape.tail, dtype=np.int64))
+        return max(1, min(1000, MAX_NUMBERS_PER_BATCH // numbers))
+
+    def _fingerprint(self, task: str, dataset: datasets.Dataset, with_labels: bool) -> str:
+        """Name of the cached result: data, settings, tokenizer and the code of this room."""
+        parts = [dataset._fingerprint, task, str(with_labels), self.to_json_string(), code_digest()]
+        if self.tokenizer is not None:
+            backend = getattr(self.tokenizer, "backend_tokenizer", None)
+            parts.append(backend.to_str() if backend is not None else repr(self.tokenizer))
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+    def _pad_value(self, task: str, modality: str) -> int:
+        if self.shape(task, modality).num_channels is not None or self.tokenizer is None:
+            return 0
+        return self.tokenizer.pad_token_id or 0
+
+    def _modality_config(self, task: str, modality: str) -> dict[str, Any]:
+        serializer, statistics = self._serializer(task, modality), self._fitted(task, modality)
+        shape = serializer.shape(statistics)
+        config: dict[str, Any] = {
+            "num_channels": shape.num_channels,
+            "num_axes": len(shape.axes),
+            "ordered": serializer.ordered,
+        }
+        if isinstance(serializer, TextSerializer):
+            config |= {"num_channels": serializer.num_channels, "vocab_size": statistics["vocab_size"]}
+        if serializer.position_length is not None:
+            config["max_length"] = serializer.position_length
+        return config
+
+
+def _matrix_to_arrow(values: np.ndarray) -> pa.ListArray:
+    offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values.reshape(-1)))
+
+
+def _as_numpy(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _as_numpy(value) for key, value in data.items()}
+    return data.numpy()
+
+
+__all__ = ["POSITION_OPTIONS", "RESERVED_NAMES", "HighMMTProcessor"]

@@ -1,0 +1,99 @@
+"""Arguments of a processor call, one sample or many, as one column for each modality."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def arrange_samples(
+    task: str, entries: Mapping[str, Mapping[str, Any]], ndims: Mapping[str, int], samples: Mapping[str, Any]
+) -> tuple[dict[str, Any], bool]:
+    """Keyword arguments as one list of samples for each of the task's modalities.
+
+    Args:
+        task: name of the task.
+        entries: modality to its `column` or `columns`.
+        ndims: modality to the axes of one raw sample.
+        samples: what the caller gave, by modality or raw column.
+
+    Returns:
+        Modality to its samples, in the order of `entries`, and whether the caller gave a single sample.
+
+    Raises:
+        ValueError: an argument is unknown or missing, or some arguments are one sample and others several.
+    """
+    given = dict(samples)
+    values: dict[str, Any] = {}
+    for modality, entry in entries.items():
+        columns = entry.get("columns")
+        if modality in given:
+            values[modality] = given.pop(modality)
+            if columns is not None and isinstance(values[modality], Mapping):
+                values[modality] = _side_by_side(task, modality, columns, values[modality])
+        elif columns is not None and all(column in given for column in columns):
+            parts = {column: given.pop(column) for column in columns}
+            values[modality] = _side_by_side(task, modality, columns, parts)
+        elif entry.get("column") in given:
+            values[modality] = given.pop(entry["column"])
+        else:
+            raise ValueError(f"Task {task!r}: modality {modality!r} is not given; where it is absent, pass None.")
+    if given:
+        known = ", ".join(entries)
+        raise ValueError(f"Task {task!r}: unknown argument {next(iter(given))!r}; its modalities are {known}.")
+    single = _is_single(task, values, ndims)
+    if single:
+        return {modality: [value] for modality, value in values.items()}, True
+    counts = {modality: len(value) for modality, value in values.items() if value is not None}
+    count = max(counts.values(), default=0)
+    for modality, found in counts.items():
+        if found != count:
+            raise ValueError(f"Task {task!r}: modality {modality!r} has {found} samples, others have {count}.")
+    return {modality: [None] * count if value is None else value for modality, value in values.items()}, False
+
+
+def _side_by_side(task: str, modality: str, columns: Sequence[str], given: Mapping[str, Any]) -> Any:
+    """Raw columns of numbers as rows of a table."""
+    for column in columns:
+        if column not in given:
+            raise ValueError(f"Task {task!r}: modality {modality!r} lacks its column {column!r}.")
+    parts = [given[column] for column in columns]
+    if all(part is None or np.ndim(part) == 0 for part in parts):
+        return parts
+    return [list(row) for row in zip(*parts, strict=True)]
+
+
+def _is_single(task: str, values: Mapping[str, Any], ndims: Mapping[str, int]) -> bool:
+    votes: dict[bool, str] = {}
+    for modality, value in values.items():
+        depth = _depth(value)
+        if depth is None:
+            continue
+        if depth not in (ndims[modality], ndims[modality] + 1):
+            raise ValueError(
+                f"Task {task!r}: modality {modality!r} has {depth} axes; one sample has {ndims[modality]}, "
+                f"a batch {ndims[modality] + 1}."
+            )
+        votes[depth == ndims[modality]] = modality
+    if len(votes) == 2:
+        raise ValueError(
+            f"Task {task!r}: modality {votes[True]!r} is one sample, {votes[False]!r} is a batch; give all alike."
+        )
+    return votes.popitem()[0] if votes else True
+
+
+def _depth(value: Any) -> int | None:
+    """Axes of nested lists, arrays or PIL images; None where no number or text is found to tell."""
+    if value is None:
+        return None
+    if isinstance(value, (list, tuple)):
+        found = [depth for depth in map(_depth, value) if depth is not None]
+        numbers = any(not isinstance(item, (list, tuple)) and item is not None for item in value)
+        if not found:
+            return None
+        return 1 + (0 if numbers and 0 in found else max(found))
+    if hasattr(value, "convert"):  # PIL
+        return 2 if len(value.getbands()) == 1 else 3
+    return int(np.ndim(value)) if not isinstance(value, str) else 0

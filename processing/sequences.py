@@ -1,0 +1,342 @@
+"""Serializers of sequences: spectra, time series, sets and text."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from .rows import Source, Values, plain_array
+from .serializers import (
+    Elements,
+    ElementShape,
+    FlaggedSerializer,
+    ImageSerializer,
+    Serializer,
+    Statistics,
+    TableSerializer,
+    check_choice,
+    check_whole,
+    group_steps,
+)
+
+PAD_TOKEN, UNKNOWN_TOKEN = "[PAD]", "[UNK]"
+
+
+@dataclass(frozen=True)
+class SpectrumSerializer(FlaggedSerializer):
+    """Spectra of one size, (frequencies,) or (frequencies, channels); each number has a scale of its own.
+
+    Args:
+        patch_size: consecutive elements that are put into one, `patch_size * channels` wide (and as many flags); the
+            last one is filled up with 0, flagged where there are flags.
+    """
+
+    kind: ClassVar[str] = "spectrum"
+
+    patch_size: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole("patch_size", self.patch_size, 1)
+
+    def fit(self, values: Values, source: Source) -> Statistics:
+        """Scale of each number. See `Serializer.fit`."""
+        rows, matrix, statistics = self._fit_rows(values, source)
+        length = int(rows.lengths.max())
+        rows.require_length(length)
+        scaling = self._fit_scaling(matrix.reshape(-1, length * matrix.shape[1]))
+        return self._check_fit({**statistics, "length": length, **scaling}, source)
+
+    def encode(self, values: Values, source: Source, statistics: Statistics) -> Elements:
+        """(elements, channels), values first, then missing flags if any. See `Serializer.encode`."""
+        rows, matrix = self._read(values, source, statistics)
+        rows.require_length(statistics["length"])
+        width = statistics["num_columns"]
+        wide = matrix.reshape(-1, statistics["length"] * width)
+        scaled = self._scaled(wide, statistics).reshape(-1, width)
+        elements, lengths = group_steps(scaled, rows.lengths, self.patch_size, 0.0)
+        if self._flagged(statistics):
+            flags, _ = group_steps(np.isnan(matrix), rows.lengths, self.patch_size, True)
+            elements = np.concatenate([elements, flags], axis=1)
+        return self._elements(elements, lengths)
+
+    def shape(self, statistics: Statistics) -> ElementShape:
+        """(elements,) of `patch_size * channels`, twice that with flags."""
+        channels = self.patch_size * statistics["num_columns"] * (1 + self._flagged(statistics))
+        return ElementShape((-(-statistics["length"] // self.patch_size),), self._width(channels))
+
+
+@dataclass(frozen=True)
+class TimeSeriesSerializer(FlaggedSerializer):
+    """Series of steps, (steps, channels) or (steps,), of any length: speech, motion, force, vital signs.
+
+    Args:
+        max_length: longer series keep their last `max_length` steps.
+        window: consecutive steps that are put into one element, `window * channels` wide (and as many flags); the end
+            of a series is filled up with 0, flagged where there are flags.
+        layout: `"steps"` makes one element of each step (or window); `"elements"` one of each number, on two axes,
+            steps x channels, with one channel (two with flags).
+    """
+
+    kind: ClassVar[str] = "time_series"
+    default_scale: ClassVar[str] = "standard"
+
+    window: int = 1
+    layout: Literal["steps", "elements"] = "steps"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole("window", self.window, 1)
+        check_choice("layout", self.layout, ("steps", "elements"))
+        if self.layout == "elements" and self.window > 1:
+            raise ValueError(f"window={self.window} groups steps, which layout='elements' keeps apart; drop one.")
+
+    @property
+    def position_length(self) -> int | None:
+        """`max_length` in elements: windows, where steps are grouped."""
+        return None if self.max_length is None else -(-self.max_length // self.window)
+
+    def fit(self, values: Values, source: Source) -> Statistics:
+        """Scale of each channel. See `Serializer.fit`."""
+        rows, matrix, statistics = self._fit_rows(values, source)
+        sizes = rows.lengths[rows.lengths > 0]
+        statistics["length"] = int(sizes[0]) if (sizes == sizes[0]).all() else None
+        statistics["longest"] = int(sizes.max())
+        return self._check_fit({**statistics, **self._fit_scaling(matrix)}, source)
+
+    def encode(self, values: Values, source: Source, statistics: Statistics) -> Elements:
+        """(elements, channels), or (steps, channels, 1) with `layout="elements"`. See `Serializer.encode`."""
+        rows, matrix = self._read(values, source, statistics)
+        lengths = rows.lengths
+        if self.max_length is not None and lengths.max(initial=0) > self.max_length:
+            from_end = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(matrix))
+            matrix, lengths = matrix[from_end <= self.max_length], np.minimum(lengths, self.max_length)
+        scaled, flagged = self._scaled(matrix, statistics), self._flagged(statistics)
+        if self.layout == "elements":
+            parts = [scaled, np.isnan(matrix)] if flagged else [scaled]
+            return self._elements(np.stack(parts, axis=-1), lengths)
+        elements, grouped = group_steps(scaled, lengths, self.window, 0.0)
+        if flagged:
+            flags, _ = group_steps(np.isnan(matrix), lengths, self.window, True)
+            elements = np.concatenate([elements, flags], axis=1)
+        return self._elements(elements, grouped)
+
+    def shape(self, statistics: Statistics) -> ElementShape:
+        """(elements,) or (steps, channels); the first axis is None where training series differ in length."""
+        length, width = statistics["length"], statistics["num_columns"]
+        if length is not None:
+            length = -(-min(length, self.max_length or length) // self.window)
+        channels = 1 + self._flagged(statistics)
+        if self.layout == "elements":
+            return ElementShape((length, width), self._width(channels), varies=True)
+        return ElementShape((length,), self._width(channels * self.window * width), varies=True)
+
+
+@dataclass(frozen=True)
+class SetSerializer(FlaggedSerializer):
+    """Sets of vectors, (elements, channels), of any size; the order of the elements carries no meaning.
+
+    Args:
+        empty: `"token"` gives an empty set one element, so that a model can read the emptiness: all elements get one
+            more channel, which is 1 in that element and 0 in all others. Without it an empty set is masked out, as
+            an absent one (None) always is.
+    """
+
+    kind: ClassVar[str] = "set"
+    default_scale: ClassVar[str] = "standard"
+    ordered: ClassVar[bool] = False
+
+    empty: Literal["token"] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("empty", self.empty, (None, "token"))
+        if self.max_length is not None:
+            raise ValueError("max_length is no option of sets: they have no first or last element to keep.")
+
+    def fit(self, values: Values, source: Source) -> Statistics:
+        """Scale of each channel. See `Serializer.fit`."""
+        rows, matrix, statistics = self._fit_rows(values, source)
+        statistics["longest"] = int(rows.lengths.max())
+        return self._check_fit({**statistics, **self._fit_scaling(matrix)}, source)
+
+    def encode(self, values: Values, source: Source, statistics: Statistics) -> Elements:
+        """(elements, channels): values, missing flags if any, then the empty flag if any. See `Serializer.encode`."""
+        rows, matrix = self._read(values, source, statistics)
+        parts = [self._scaled(matrix, statistics)]
+        if self._flagged(statistics):
+            parts.append(np.isnan(matrix).astype(np.float64))
+        elements, lengths = np.concatenate(parts, axis=1), rows.lengths
+        if self.empty == "token":
+            elements = np.concatenate([elements, np.zeros((len(elements), 1))], axis=1)
+            empty = rows.present & (lengths == 0)
+            token = np.zeros(elements.shape[1])
+            token[-1] = 1.0
+            elements = np.insert(elements, np.cumsum(lengths)[empty], token, axis=0)
+            lengths = lengths + empty
+        return self._elements(elements, lengths)
+
+    def shape(self, statistics: Statistics) -> ElementShape:
+        """(elements,), of varying number."""
+        channels = statistics["num_columns"] * (1 + self._flagged(statistics)) + (self.empty == "token")
+        return ElementShape((None,), self._width(channels), varies=True)
+
+
+@dataclass(frozen=True)
+class TextSerializer(Serializer):
+    """Text as token ids; the model learns a vector for each.
+
+    A text without words is one unknown token, so that it differs from an absent text (None), which is masked out.
+    Padding happens in collation only.
+
+    Args:
+        num_channels: width of the learned vectors.
+        max_length: longer texts keep their first `max_length` tokens.
+        algorithm: `"word"` (words and punctuation marks; those outside the vocabulary share one unknown token) or
+            `"bpe"` (byte-pair encoding: unknown words are spelled from their pieces).
+        vocab_size: largest number of tokens, padding and unknown included.
+        min_frequency: words (or pairs, for `"bpe"`) seen less often in training are not learned.
+        lowercase: True ignores case.
+        tokenizer: not an option of a suite: the processor's tokenizer.
+    """
+
+    kind: ClassVar[str] = "text"
+
+    num_channels: int = 32
+    algorithm: Literal["word", "bpe"] = "word"
+    vocab_size: int = 2000
+    min_frequency: int = 2
+    lowercase: bool = True
+    tokenizer: PreTrainedTokenizerBase | None = dataclasses.field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole("num_channels", self.num_channels, 1)
+        check_choice("algorithm", self.algorithm, ("word", "bpe"))
+        check_whole("vocab_size", self.vocab_size, 3)
+        check_whole("min_frequency", self.min_frequency, 1)
+        check_choice("lowercase", self.lowercase, (True, False))
+
+    def training_options(self) -> tuple[Any, ...]:
+        """What must agree where several modalities share the processor's one tokenizer."""
+        return (self.algorithm, self.vocab_size, self.min_frequency, self.lowercase)
+
+    def train_tokenizer(self, texts: Iterable[str]) -> PreTrainedTokenizerFast:
+        """A new tokenizer for the given texts; the same texts give the same tokenizer."""
+        from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+        special = [PAD_TOKEN, UNKNOWN_TOKEN]
+        model, trainer_class = {
+            "word": (models.WordLevel, trainers.WordLevelTrainer),
+            "bpe": (models.BPE, trainers.BpeTrainer),
+        }[self.algorithm]
+        backend = Tokenizer(model(unk_token=UNKNOWN_TOKEN))
+        steps = [normalizers.NFKC(), *([normalizers.Lowercase()] if self.lowercase else [])]
+        backend.normalizer = normalizers.Sequence(steps)
+        backend.pre_tokenizer = pre_tokenizers.Whitespace()
+        trainer = trainer_class(
+            vocab_size=self.vocab_size, min_frequency=self.min_frequency, special_tokens=special, show_progress=False
+        )
+        backend.train_from_iterator(texts, trainer)
+        return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token=PAD_TOKEN, unk_token=UNKNOWN_TOKEN)
+
+    @staticmethod
+    def read(values: Values, source: Source) -> list[str | None]:
+        """The texts of a column.
+
+        Raises:
+            ValueError: an entry is neither text nor None; the message names the row.
+        """
+        entries = plain_array(values).to_pylist() if isinstance(values, (pa.ChunkedArray, pa.Array)) else list(values)
+        for row, entry in enumerate(entries):
+            if not (entry is None or isinstance(entry, str)):
+                raise source.error(f"found {type(entry).__name__} {str(entry)[:40]!r}, expected text.", row)
+        return entries
+
+    def fit(self, values: Values, source: Source) -> Statistics:
+        """Size of the vocabulary and length of the longest text, in tokens. See `Serializer.fit`."""
+        tokens = self.encode(values, source, {"vocab_size": len(self._tokenizer(source))})
+        if not len(tokens.values):
+            raise source.error("the training split holds no text.")
+        return {"vocab_size": len(self._tokenizer(source)), "longest": int(tokens.lengths.max())}
+
+    def encode(self, values: Values, source: Source, statistics: Statistics) -> Elements:
+        """(tokens,) int32 ids. See `Serializer.encode`."""
+        tokenizer = self._tokenizer(source)
+        if len(tokenizer) != statistics["vocab_size"]:
+            raise source.error(
+                f"the tokenizer has {len(tokenizer)} tokens where {statistics['vocab_size']} were fitted; fit again."
+            )
+        texts = self.read(values, source)
+        known = [text for text in texts if text is not None]
+        settings = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+        coded = tokenizer(known, **settings)["input_ids"] if known else []
+        filler = tokenizer.unk_token_id if tokenizer.unk_token_id is not None else tokenizer.eos_token_id
+        if filler is None and not all(coded):
+            raise source.error("a text is empty, and the tokenizer has neither an unknown nor an end token for it.")
+        ids = iter([(row or [filler])[: self.max_length] for row in coded])
+        rows: list[list[int]] = [[] if text is None else next(ids) for text in texts]
+        lengths = np.array([len(row) for row in rows], dtype=np.int64)
+        return Elements(np.array([token for row in rows for token in row], dtype=np.int32), lengths)
+
+    def shape(self, statistics: Statistics) -> ElementShape:
+        """(tokens,), without a channel axis."""
+        return ElementShape((None,), None, varies=True)
+
+    def sample_ndim(self, statistics: Statistics) -> int:
+        """A text is one value."""
+        return 0
+
+    def _tokenizer(self, source: Source) -> PreTrainedTokenizerBase:
+        if self.tokenizer is None:
+            raise source.error(
+                "the processor has no tokenizer yet; first call fit_tokenizer with the training splits."
+            )
+        return self.tokenizer
+
+
+SERIALIZERS: dict[str, type[Serializer]] = {
+    serializer.kind: serializer
+    for serializer in (
+        ImageSerializer,
+        SpectrumSerializer,
+        TableSerializer,
+        TimeSeriesSerializer,
+        SetSerializer,
+        TextSerializer,
+    )
+}
+
+
+def option_names(kind: str) -> list[str]:
+    """The options of a kind, in alphabetical order."""
+    return sorted(field.name for field in dataclasses.fields(SERIALIZERS[kind]) if field.name != "tokenizer")
+
+
+def build_serializer(kind: Any, options: dict[str, Any], owner: str) -> Serializer:
+    """The serializer of a kind with its options checked.
+
+    Args:
+        kind: one of `SERIALIZERS`.
+        options: option name to value.
+        owner: what errors begin with, such as `Modality 'image'`.
+
+    Raises:
+        ValueError: an unknown kind, an unknown option or an impossible value.
+    """
+    if not isinstance(kind, str) or kind not in SERIALIZERS:
+        raise ValueError(f"{owner}: unknown kind {kind!r}; kinds are {', '.join(SERIALIZERS)}.")
+    allowed = option_names(kind)
+    for name in options:
+        if name not in allowed:
+            raise ValueError(f"{owner}: kind {kind!r} has no option {name!r}; its options are {', '.join(allowed)}.")
+    try:
+        return SERIALIZERS[kind](**options)
+    except ValueError as error:
+        raise ValueError(f"{owner}: {error}") from error

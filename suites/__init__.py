@@ -1,0 +1,5 @@
+"""Named tasks over datasets: suites in YAML, among them the embedded `starter`."""
+
+from .suite import Suite, TaskSpec, available_suites, load_suite
+
+__all__ = ["Suite", "TaskSpec", "available_suites", "load_suite"]

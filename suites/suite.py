@@ -1,0 +1,310 @@
+"""A suite: named tasks over datasets, with what each is read from, judged by and compared with."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from ..configuration.files import write_text
+from .lines import Document, did_you_mean, read_yaml
+from .loading import (
+    check_column,
+    content_hashes,
+    load_splits,
+    map_source_paths,
+    parquet_columns,
+    portable_path,
+    resolve_path,
+    sha256_of,
+)
+from .splits import SPLITS
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+    from ..processing.processing_highmmt import HighMMTProcessor
+
+_FOLDER = Path(__file__).resolve().parent
+_WORDS = ("area", "description", "licence", "citation", "reference")  # for readers: no number depends on them
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One task of a suite, checked and with its defaults filled in.
+
+    Args:
+        source: what `datasets.load_dataset` takes, or `{"saved": folder}`; local paths are absolute.
+        modalities: modality to its options in this task, at least `{"column": name}` or, for tables, `{"columns":
+            names}`; the order is the model's order.
+        target: `column`, `problem_type` and, where given, `classes` (in the order of their numbers) or `names`.
+        splits: for train, validation and test the name of a split of the source or a fraction of train; with
+            fractions also `seed` and, where given, `group_by`.
+        metric: `accuracy`, `macro_f1`, `auroc`, `r2`, `rmse`, `mse` or `mae`.
+        batch_size: samples of this task in one optimizer step.
+        loss_weight: factor of this task's loss in the summed loss.
+        evaluation_weight: factor of this task's metric where checkpoints are compared.
+        reference: a score of others on the test split to compare with, `{"value", "source"}`, or None.
+        area, description, licence, citation: words about the data.
+    """
+
+    source: dict[str, Any]
+    modalities: dict[str, dict[str, Any]]
+    target: dict[str, Any]
+    splits: dict[str, Any] = field(default_factory=lambda: {split: split for split in SPLITS})
+    metric: str = "accuracy"
+    batch_size: int = 32
+    loss_weight: float = 1.0
+    evaluation_weight: float = 1.0
+    reference: dict[str, Any] | None = None
+    area: str = ""
+    description: str = ""
+    licence: str = ""
+    citation: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The task as a suite file holds it; files of this package are named `package://...`."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        values["source"] = map_source_paths(self.source, portable_path)
+        return _copied({key: value for key, value in values.items() if value not in (None, "")})
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Named tasks over datasets; `load_suite` makes one from a file.
+
+    Args:
+        name: name of the suite.
+        modalities: modality to its `kind` and the options of all tasks that have it.
+        tasks: name to `TaskSpec`, in the order of the file.
+        description: one sentence about the suite.
+        model: sizes of the model, settings of `HighMMTConfig`; its defaults hold for the rest.
+        training: settings of the recipes, such as `num_pretraining_epochs` and `learning_rate`.
+        path: the file it was read from, None where it was made from a dict.
+    """
+
+    name: str
+    modalities: dict[str, dict[str, Any]]
+    tasks: dict[str, TaskSpec]
+    description: str = ""
+    model: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    path: Path | None = field(default=None, compare=False)
+    document: Document | None = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], base: str | Path | None = None) -> Suite:
+        """The suite in plain data, the form of a suite file.
+
+        Args:
+            values: content of a suite file.
+            base: folder that relative data paths start at; the working directory if None.
+
+        Raises:
+            ValueError: a key or value that is not part of a suite; the message names it.
+        """
+        name = values.get("name", "without a name") if isinstance(values, Mapping) else "without a name"
+        document = Document(dict(values), f"Suite {name!r}")
+        return cls._from_document(document, Path(base) if base is not None else Path.cwd(), None)
+
+    @classmethod
+    def _from_document(cls, document: Document, base: Path, path: Path | None) -> Suite:
+        # Only here, because it loads the serializers, and with them torch: `available_suites` answers at once.
+        from .schema import check_suite
+
+        checked = _copied(check_suite(document))
+        tasks = {}
+        for name, task in checked["tasks"].items():
+            task["source"] = map_source_paths(task["source"], lambda data_path: resolve_path(data_path, base))
+            tasks[name] = TaskSpec(**task)
+        return cls(**{**checked, "tasks": tasks}, path=path, document=document)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of all that results can depend on: content of the suite, size and hash of local data files.
+
+        The same for a copy of suite and data in another folder, and after a change of a description, a licence, an
+        area, a citation or a reference score. Data of the Hub counts by its name and revision.
+
+        Raises:
+            FileNotFoundError: a data file is not there.
+        """
+        content = self.to_dict()
+        del content["description"]
+        for name, task in self.tasks.items():
+            entry = {key: value for key, value in content["tasks"][name].items() if key not in _WORDS}
+            entry["source"] = map_source_paths(task.source, lambda path: path if "://" in path else Path(path).name)
+            entry["files"] = content_hashes(task.source, self._where(name))
+            entry["modality_order"] = list(task.modalities)
+            content["tasks"][name] = entry
+        content["order"] = [list(self.modalities), list(self.tasks)]
+        return sha256_of(content)
+
+    def modality_task_pairs(self) -> list[str]:
+        """Nodes of the unimodal matrix, `"task/modality"`, in the order of the tasks and their modalities."""
+        return [f"{name}/{modality}" for name, task in self.tasks.items() for modality in task.modalities]
+
+    def interactions(self) -> list[str]:
+        """Nodes of the interaction matrix, `"task/a+b"`, one for each unordered pair of modalities of a task."""
+        return [
+            f"{name}/{first}+{second}"
+            for name, task in self.tasks.items()
+            for position, first in enumerate(task.modalities)
+            for second in list(task.modalities)[position + 1 :]
+        ]
+
+    def task(self, name: str) -> TaskSpec:
+        """The task of that name.
+
+        Raises:
+            ValueError: there is none; the message lists the tasks.
+        """
+        if name not in self.tasks:
+            raise ValueError(f"Suite {self.name!r} has no task {name!r}{did_you_mean(name, self.tasks, 'Tasks')}")
+        return self.tasks[name]
+
+    def select(self, tasks: Iterable[str]) -> Suite:
+        """The suite with these tasks only, in the order given, and the modalities they have.
+
+        Raises:
+            ValueError: an unknown task, one named twice, or none at all.
+        """
+        names = [tasks] if isinstance(tasks, str) else list(tasks)
+        if not names:
+            raise ValueError(f"Suite {self.name!r}: select at least one task of {', '.join(self.tasks)}.")
+        if len(set(names)) < len(names):
+            raise ValueError(f"Suite {self.name!r}: a task is selected twice in {', '.join(map(str, names))}.")
+        chosen = {name: self.task(name) for name in names}
+        used = {modality for task in chosen.values() for modality in task.modalities}
+        modalities = {name: options for name, options in self.modalities.items() if name in used}
+        return dataclasses.replace(self, modalities=modalities, tasks=chosen)
+
+    def load(self, task: str) -> DatasetDict:
+        """The raw rows of a task: a `DatasetDict` with the splits train, validation and test.
+
+        All columns of the data are there, those that no modality reads as well. Files are read through the cache of
+        `datasets` (`HF_DATASETS_CACHE`); local data needs no network.
+
+        Raises:
+            FileNotFoundError: a data file is not there.
+            ValueError: an unknown task, data that cannot be read, a column that is not in the data, a split without
+                rows.
+        """
+        spec = self.task(task)
+        for file, columns in parquet_columns(spec.source, spec.splits, self._where(task)).items():
+            self._check_columns(task, columns, f"the file {file}")
+        rows = load_splits(spec.source, spec.splits, self._where(task))
+        for split in SPLITS:
+            self._check_columns(task, rows[split].column_names, f"the {split} split")
+        return rows
+
+    def build_processor(self) -> HighMMTProcessor:
+        """A processor for all tasks of the suite, fitted on each task's training rows.
+
+        Raises:
+            FileNotFoundError: a data file is not there.
+            ValueError: an option that the modality's kind does not have, or rows it cannot read.
+        """
+        from ..processing.processing_highmmt import HighMMTProcessor
+
+        processor = HighMMTProcessor(
+            modalities=_copied(self.modalities),
+            tasks={
+                name: {"modalities": _copied(task.modalities), "target": _copied(task.target)}
+                for name, task in self.tasks.items()
+            },
+        )
+        rows = {name: self.load(name)["train"] for name in self.tasks}
+        texts = {name for name, kind in self.modalities.items() if kind["kind"] == "text"}
+        if texts:
+            processor.fit_tokenizer(
+                {name: rows[name] for name, task in self.tasks.items() if texts & set(task.modalities)}
+            )
+        for name in self.tasks:
+            processor.fit(name, rows[name])
+        return processor
+
+    def to_dict(self) -> dict[str, Any]:
+        """The suite as plain data that loads again from any folder; `Suite.from_dict(suite.to_dict()) == suite`.
+
+        Data paths are absolute, except for files that come with this package: `package://starter/...`.
+        """
+        return {
+            "name": self.name,
+            "description": self.description,
+            "model": _copied(self.model),
+            "training": _copied(self.training),
+            "modalities": _copied(self.modalities),
+            "tasks": {name: task.to_dict() for name, task in self.tasks.items()},
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Write the suite as YAML, whole or not at all; `load_suite(path)` gives an equal suite.
+
+        Returns:
+            The path of the file.
+        """
+        text = yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=119)
+        return write_text(Path(path), text)
+
+    def _where(self, task: str, *keys: str) -> str:
+        path = ("tasks", task, *keys)
+        return self.document.where(path) if self.document else f"Suite {self.name!r}, {'.'.join(path)}"
+
+    def _check_columns(self, task: str, columns: list[str], what: str) -> None:
+        spec = self.tasks[task]
+        wanted: list[tuple[tuple[str, ...], str]] = [(("target",), spec.target["column"])]
+        for modality, options in spec.modalities.items():
+            read = options.get("columns") or [options["column"]]
+            wanted += [(("modalities", modality), column) for column in read]
+        for keys, column in wanted:
+            check_column(columns, column, what, self._where(task, *keys))
+
+
+def available_suites() -> list[str]:
+    """Names of the suites that come with this package, the ones `load_suite` takes without a path."""
+    return sorted(file.stem for file in _FOLDER.glob("*.yaml"))
+
+
+def load_suite(name_or_path: str | Path) -> Suite:
+    """The suite of that name, or the one in a YAML file or in a folder that holds `suite.yaml`.
+
+    A name of `available_suites()` comes first; write `./starter` for a folder of that name.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no such suite (the message lists them), or a file that is no suite (with file, line and key).
+    """
+    name = os.fspath(name_or_path)
+    if name in available_suites():
+        path = _FOLDER / f"{name}.yaml"
+    else:
+        path = Path(name).expanduser()
+        if path.is_dir() and (path / "suite.yaml").is_file():
+            path = path / "suite.yaml"
+        elif path.is_dir():
+            raise FileNotFoundError(f"{path}: a folder without suite.yaml. Name the YAML file of the suite.")
+        elif not path.exists():
+            if path.suffix in (".yaml", ".yml") or path.parent != Path():
+                known = ", ".join(available_suites())
+                raise FileNotFoundError(f"{path}: no such file. Suites of this package: {known}.")
+            hint = did_you_mean(name, available_suites(), "Suites of this package")
+            raise ValueError(f"There is no suite {name!r}{hint} Or give the path of a YAML file.")
+    path = path.resolve()
+    return Suite._from_document(read_yaml(path), path.parent, path)
+
+
+def _copied(value: Any) -> Any:
+    """A deep copy of plain data; YAML aliases would otherwise make two tasks share one dict."""
+    if isinstance(value, Mapping):
+        return {key: _copied(entry) for key, entry in value.items()}
+    return [_copied(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
+__all__ = ["Suite", "TaskSpec", "available_suites", "load_suite"]
