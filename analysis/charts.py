@@ -310,8 +310,9 @@ def heat_map(
         cells.append(_text(places[rank] + cell + 6, top + cell / 2 + 4, nodes[node], "column"))
     ends = (places[rank] + cell + 8 + text_width(nodes[node], 11.5) for rank, node in enumerate(order))
     names = _row_names([nodes[node] for node in order], [head + place + cell / 2 for place in places], height)
-    cells_svg = _svg(max(ends, default=0.0), height, "".join(cells), title, "cells")
-    return f'<div class="heat">{names}{cells_svg}</div>'
+    width = math.ceil(max(ends, default=0.0))
+    cells_svg = _svg(width, height, "".join(cells), title, "cells")
+    return f'<div class="heat" style="--natural:{width}px">{names}{cells_svg}</div>'
 
 
 def _row_names(nodes: Sequence[str], middles: Sequence[float], height: float) -> str:

@@ -471,7 +471,7 @@ def _heterogeneity(run: Run) -> list[dict[str, Any]]:
     for kind in KINDS:
         distances = run.distances.get(kind)
         if distances is None or not distances.nodes:
-            figures.append({"kind": kind, "noun": _NOUNS[kind], "distances": None})
+            figures.append({"kind": kind, "noun": _NOUNS[kind], "distances": None, "pairs": []})
             continue
         groups, scale = run.groups_of(kind), charts.HeatScale.of(distances.values)
         imputed, tree = distances.num_pairs - distances.num_measured, distances.tree

@@ -86,6 +86,7 @@ class StudySettings:
             "pretraining": training.pop("num_pretraining_epochs", 40),
             "finetuning": training.pop("num_finetuning_epochs", 20),
         }
+        counts = {name: training.pop(name, None) for name in ("num_unimodal_groups", "num_crossmodal_groups")}
         heterogeneity = {name: training[name] for name in ("learning_rate", "weight_decay") if name in training}
         steps: dict[str, Any] = {}
         if quick:
@@ -96,6 +97,7 @@ class StudySettings:
             finetuning=TrainingSettings.from_dict({"num_epochs": epochs["finetuning"], **training}),
             heterogeneity=HeterogeneitySettings(**heterogeneity, **steps),
             num_seeds=num_seeds,
+            **counts,
         )
 
 

@@ -1,7 +1,5 @@
 """Configuration of HighMMT: modalities, tasks, sizes and parameter groups."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import math
@@ -34,6 +32,7 @@ class ModalityConfig:
         max_length: size of the first axis that spans the positions -1 to 1. Without it each sequence spans them
             by its own length.
         ordered: False for sets: elements get no positions, so that permuting them changes nothing.
+        element_dropout: share of the elements that are masked at random while training; at least one always stays.
 
     Source: Liang et al., TMLR 05/2023, appendix B.1 and tables 8 to 10.
     """
@@ -45,6 +44,7 @@ class ModalityConfig:
     vocab_size: int | None = None
     max_length: int | None = None
     ordered: bool = True
+    element_dropout: float = 0.0
 
     @property
     def num_position_channels(self) -> int:
@@ -64,6 +64,9 @@ class ModalityConfig:
                 _check_whole(f"Modality {name!r}", key, getattr(self, key), 1)
         if not isinstance(self.ordered, bool):
             raise ValueError(f"Modality {name!r}: ordered={self.ordered!r} must be true or false.")
+        dropout = self.element_dropout
+        if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+            raise ValueError(f"Modality {name!r}: element_dropout={dropout!r} must be at least 0 and below 1.")
         frequency = self.max_frequency
         if isinstance(frequency, bool) or not isinstance(frequency, (int, float)):
             raise ValueError(f"Modality {name!r}: max_frequency={frequency!r} must be a number.")

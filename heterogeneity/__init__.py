@@ -1,6 +1,14 @@
 """Heterogeneity: transfer between modalities and between interactions, and the parameter groups that follow."""
 
-from .completion import CompletedMatrix, complete_matrix
+from .clustering import (
+    cluster_nodes,
+    cluster_parameter_groups,
+    co_membership,
+    dendrogram_cut,
+    random_parameter_groups,
+    silhouette_curve,
+)
+from .completion import CompletedMatrix, PairSampler, complete_matrix
 from .distances import HeterogeneityMatrix, heterogeneity_distance, modality_transfer, scale_losses
 from .transfer import HeterogeneitySettings, TransferMeasurement, measure_heterogeneity
 
@@ -9,9 +17,16 @@ __all__ = [
     "HeterogeneityMatrix",
     "HeterogeneitySettings",
     "TransferMeasurement",
+    "PairSampler",
+    "cluster_nodes",
+    "cluster_parameter_groups",
+    "co_membership",
     "complete_matrix",
+    "dendrogram_cut",
     "heterogeneity_distance",
     "measure_heterogeneity",
     "modality_transfer",
+    "random_parameter_groups",
     "scale_losses",
+    "silhouette_curve",
 ]

@@ -204,6 +204,8 @@ class PairSampler:
     def _uncertainty(self, guesses: Floats) -> Floats:
         """How much is to be learned from each pair, `(n, n)`, in shares of the measured distances."""
         known = np.isfinite(guesses)
+        if not known.any():
+            return np.ones_like(guesses)
         scaled, _ = _scaled(guesses)
         estimates, spread = _estimates(scaled[None], known[None], self.rank)
         # Comparing the rules costs one fit for every known pair; their order changes slowly.
@@ -386,12 +388,19 @@ def _low_rank(scaled: Floats, fixed: Bools, start: Floats, rank: int) -> Floats:
     limit = 2.0 * np.abs(scaled).max(axis=(1, 2), keepdims=True)
     for _ in range(_NUM_ROUNDS):
         eigenvalues, vectors = np.linalg.eigh(filled)
-        size = np.abs(eigenvalues)
-        dropped = np.sort(size, axis=-1)[:, -rank - 1 : -rank]  # the largest that does not belong to the rank
-        kept = np.where(size > dropped, eigenvalues, 0.0)
+        kept = eigenvalues * _largest_shares(np.abs(eigenvalues), rank)
         approximation = (vectors * kept[:, None, :]) @ np.swapaxes(vectors, 1, 2)
         filled = np.where(fixed, scaled, np.clip(approximation, -limit, limit))
     return np.maximum(filled, 0.0)
+
+
+def _largest_shares(sizes: Floats, count: int) -> Floats:
+    """1 for the `count` largest of each row, 0 for the rest; equal ones share, so that no order of nodes decides."""
+    last = np.sort(sizes, axis=-1)[:, -count, None]
+    above, below = sizes > last * (1 + 1e-6), sizes < last * (1 - 1e-6)
+    tied = ~above & ~below
+    share = (count - above.sum(axis=-1, keepdims=True)) / np.maximum(tied.sum(axis=-1, keepdims=True), 1)
+    return np.where(above, 1.0, np.where(tied, share, 0.0))
 
 
 def _embedding(scaled: Floats, known: Bools, start: Floats, dimensions: int) -> Floats:
@@ -401,18 +410,21 @@ def _embedding(scaled: Floats, known: Bools, start: Floats, dimensions: int) -> 
     centring = eye - 1.0 / num_nodes
     target = np.where(known, scaled, start)
     eigenvalues, vectors = np.linalg.eigh(-0.5 * centring @ target**2 @ centring)
-    points = vectors[:, :, -dimensions:] * np.sqrt(np.maximum(eigenvalues[:, None, -dimensions:], 0.0))
+    eigenvalues = np.maximum(eigenvalues, 0.0)
+    points = vectors * np.sqrt(eigenvalues * _largest_shares(eigenvalues, dimensions))[:, None, :]
     weights = np.where(known, 1.0, 0.02) * (1.0 - eye)
     inverse = np.linalg.pinv(weights.sum(axis=2)[:, :, None] * eye - weights, hermitian=True)
     for _ in range(_NUM_ROUNDS):
         distances = _pairwise(points)
-        ratios = weights * target / np.where(distances > 1e-9, distances, 1.0) * (distances > 1e-9)
+        ratios = weights * target / np.where(distances > 1e-6, distances, 1.0) * (distances > 1e-6)
         points = inverse @ ((ratios.sum(axis=2)[:, :, None] * eye - ratios) @ points)
     return _pairwise(points)
 
 
 def _pairwise(points: Floats) -> Floats:
-    return np.linalg.norm(points[:, :, None] - points[:, None], axis=-1)
+    products = points @ np.swapaxes(points, 1, 2)
+    squares = np.diagonal(products, axis1=1, axis2=2)
+    return np.sqrt(np.maximum(squares[:, :, None] + squares[:, None, :] - 2 * products, 0.0))
 
 
 def _scaled(values: Floats) -> tuple[Floats, float]:

@@ -217,6 +217,7 @@ def predict(
 
     Example: highmmt predict runs/starter/finetuned --task digits --input rows.parquet --output digits.csv
     """
+    _quiet_libraries()
     from .commands import predict_file
 
     written, rows = predict_file(model, task, input, output)
@@ -320,7 +321,17 @@ def _os_message(error: OSError) -> str:
     return str(error)
 
 
+def _quiet_libraries() -> None:
+    """Keep the libraries' own progress bars off: ours say what happens."""
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+
+
 def _load_suite(name: str, tasks: str | None) -> Any:
+    _quiet_libraries()
     from .suites import load_suite
 
     suite = load_suite(name)
@@ -328,28 +339,28 @@ def _load_suite(name: str, tasks: str | None) -> Any:
 
 
 def _print_comparison(metrics: dict[str, Any], labels: dict[str, str]) -> None:
-    table = Table(title=f"{metrics['suite']}, test data (same gradient steps per task for every row)")
-    table.add_column("")
-    for task, metric in metrics["metric"].items():
-        table.add_column(f"{task}\n{metric}", justify="right")
-    table.add_column("average", justify="right")
-    table.add_column("parameters", justify="right")
-    for method in labels:
-        if method not in metrics["methods"]:
-            continue
-        entry = metrics["methods"][method]
-        cells = [_score(entry["mean"][task], entry["std"][task]) for task in metrics["metric"]]
-        average = _score(entry["average"], entry["average_std"])
-        table.add_row(entry["label"], *cells, average, f"{entry['num_parameters']:,}")
+    methods = {name: metrics["methods"][name] for name in labels if name in metrics["methods"]}
     references = metrics.get("reference", {})
+    table = Table(title=f"Suite {metrics['suite']}, test data; every column had the same gradient steps per task")
+    table.add_column("task")
+    table.add_column("metric")
+    for name in methods:
+        table.add_column(labels[name].split(" (")[0], justify="right")
     if references:
-        cells = [f"{references[task]['value']:.3f}" if task in references else "" for task in metrics["metric"]]
-        table.add_row("reference", *cells, "", "", style="dim")
+        table.add_column("reference", justify="right", style="dim")
+    for task, metric in metrics["metric"].items():
+        cells = [_score(entry["mean"][task], entry["std"][task]) for entry in methods.values()]
+        if references:
+            cells.append(f"{references[task]['value']:.3f}" if task in references else "")
+        table.add_row(task, metric, *cells)
+    table.add_section()
+    table.add_row("average", "", *(_score(entry["average"], entry["average_std"]) for entry in methods.values()))
+    table.add_row("parameters", "", *(f"{entry['num_parameters']:,}" for entry in methods.values()))
     out.print(table)
 
 
 def _score(mean: float, deviation: float | None) -> str:
-    return f"{mean:.3f}" if deviation is None else f"{mean:.3f}\n±{deviation:.3f}"
+    return f"{mean:.3f}" if deviation is None else f"{mean:.3f} ±{deviation:.3f}"
 
 
 def _print_matrix(matrix: Any) -> None:

@@ -236,6 +236,8 @@ class HighMMTModel(HighMMTPreTrainedModel):
         positions = self._positions(modality, shape, mask, values.device)
         codes = self._with_modality_embedding(modality, positions).to(values.dtype)
         flat_mask = mask.flatten(1) if mask is not None else None
+        if self.training and description.element_dropout:
+            flat_mask = drop_elements(flat_mask, values.flatten(1, -2).shape[:2], description.element_dropout, values.device)
         sequence = InputSequence.build(
             values.flatten(1, -2), codes, flat_mask, self.config.d_all, self.config.layer_norm_eps
         )
@@ -420,6 +422,13 @@ class HighMMTModel(HighMMTPreTrainedModel):
         counts = {name: sum(parameter.numel() for parameter in values) for name, values in parts.items()}
         total = sum(parameter.numel() for parameter in self.parameters())
         return {**counts, "embeddings": total - sum(counts.values()), "total": total}
+
+
+def drop_elements(mask: Tensor | None, shape: torch.Size, share: float, device: torch.device) -> Tensor:
+    """A mask `(batch, elements)` that leaves out a random share of the real elements, never all of a sample's."""
+    real = mask if mask is not None else torch.ones(shape, dtype=torch.bool, device=device)
+    kept = real & (torch.rand(shape, device=device) >= share)
+    return torch.where(kept.any(dim=1, keepdim=True), kept, real)
 
 
 def task_loss(name: str, task: TaskConfig, logits: Tensor, labels: Tensor) -> Tensor:

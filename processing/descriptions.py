@@ -10,7 +10,7 @@ from .sequences import TextSerializer, build_serializer
 from .serializers import Serializer
 from .targets import Target
 
-POSITION_OPTIONS = ("num_frequency_bands", "max_frequency", "ordered")
+MODEL_OPTIONS = ("num_frequency_bands", "max_frequency", "ordered", "element_dropout")
 RESERVED_NAMES = ("label", "labels", "return_tensors", "row", "self", "task")
 
 
@@ -29,7 +29,7 @@ def check_modalities(modalities: Mapping[str, Any]) -> None:
         if not isinstance(options, dict) or "kind" not in options:
             raise ValueError(f"{owner}: must be a mapping with at least 'kind', got {options!r}.")
         build_serializer(options["kind"], kind_options(options), owner)
-        positions = {key: options[key] for key in POSITION_OPTIONS if key in options}
+        positions = {key: options[key] for key in MODEL_OPTIONS if key in options}
         ModalityConfig(num_channels=1, **positions).check(name)
 
 
@@ -83,7 +83,7 @@ def check_one_tokenizer(serializers: Mapping[tuple[str, str], Serializer]) -> No
 
 def kind_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """A modality's options without its kind and those of the positions."""
-    return {key: value for key, value in options.items() if key != "kind" and key not in POSITION_OPTIONS}
+    return {key: value for key, value in options.items() if key != "kind" and key not in MODEL_OPTIONS}
 
 
 def _check_columns(place: str, kind: str, entry: Any) -> None:

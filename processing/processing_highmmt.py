@@ -21,7 +21,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from ..configuration.configuration_highmmt import TaskConfig
 from .collation import HighMMTBatch, elements_from_arrow, elements_to_arrow, pad_elements
-from .descriptions import POSITION_OPTIONS, RESERVED_NAMES, check_modalities, check_one_tokenizer, read_task
+from .descriptions import MODEL_OPTIONS, RESERVED_NAMES, check_modalities, check_one_tokenizer, read_task
 from .plain_data import code_digest, plain_copy, readable_json
 from .rows import Source, Values, plain_array, read_numbers
 from .samples import arrange_samples
@@ -305,7 +305,7 @@ class HighMMTProcessor(ProcessorMixin):
                             f"widens the narrower one with zeros), or two names."
                         )
             if tasks:
-                positions = {key: options[key] for key in POSITION_OPTIONS if key in options}
+                positions = {key: options[key] for key in MODEL_OPTIONS if key in options}
                 configs[modality] = {**found[tasks[0]], **positions}
         return configs
 
@@ -576,4 +576,4 @@ def _as_numpy(data: Any) -> Any:
     return data.numpy()
 
 
-__all__ = ["POSITION_OPTIONS", "RESERVED_NAMES", "HighMMTProcessor"]
+__all__ = ["MODEL_OPTIONS", "RESERVED_NAMES", "HighMMTProcessor"]

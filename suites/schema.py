@@ -13,7 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from ..configuration import HighMMTConfig, ModalityConfig
-from ..processing.processing_highmmt import POSITION_OPTIONS, RESERVED_NAMES
+from ..processing.processing_highmmt import MODEL_OPTIONS, RESERVED_NAMES
 from ..processing.sequences import SERIALIZERS, build_serializer, option_names
 from .lines import Document, KeyPath, did_you_mean
 from .splits import SPLITS
@@ -39,6 +39,8 @@ SUITE_KEYS = ("name", "description", "model", "training", "modalities", "tasks")
 TRAINING_KEYS = (
     "num_pretraining_epochs",
     "num_finetuning_epochs",
+    "num_unimodal_groups",
+    "num_crossmodal_groups",
     "learning_rate",
     "weight_decay",
     "optimizer",
@@ -126,7 +128,7 @@ def _training(document: Document, values: Any) -> dict[str, Any]:
     if values == {}:
         return {}
     document.check_keys(("training",), values, TRAINING_KEYS)
-    for key in ("num_pretraining_epochs", "num_finetuning_epochs"):
+    for key in (name for name in TRAINING_KEYS if name.startswith("num_")):
         if key in values and (isinstance(values[key], bool) or not isinstance(values[key], int) or values[key] < 1):
             raise document.error(("training", key), f"{key} must be a whole number, 1 or more, not {values[key]!r}.")
     return dict(values)
@@ -143,8 +145,8 @@ def _modalities(document: Document, values: Any) -> dict[str, dict[str, Any]]:
         if "kind" not in options:
             raise document.error(path, f"the key 'kind' is missing; kinds: {', '.join(SERIALIZERS)}.")
         _check_choice(document, (*path, "kind"), options["kind"], tuple(SERIALIZERS))
-        document.check_keys(path, options, ("kind", *option_names(options["kind"]), *POSITION_OPTIONS))
-        positions = {key: options[key] for key in POSITION_OPTIONS if key in options}
+        document.check_keys(path, options, ("kind", *option_names(options["kind"]), *MODEL_OPTIONS))
+        positions = {key: options[key] for key in MODEL_OPTIONS if key in options}
         try:
             ModalityConfig(num_channels=1, **positions).check(name)
         except ValueError as error:
@@ -155,7 +157,7 @@ def _modalities(document: Document, values: Any) -> dict[str, dict[str, Any]]:
 
 def _kind_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """A modality's options without its kind and those of the positions."""
-    return {key: value for key, value in options.items() if key != "kind" and key not in POSITION_OPTIONS}
+    return {key: value for key, value in options.items() if key != "kind" and key not in MODEL_OPTIONS}
 
 
 def _check_options(document: Document, path: KeyPath, kind: str, options: Mapping[str, Any]) -> None:

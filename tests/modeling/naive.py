@@ -1,0 +1,103 @@
+"""Equations 9 to 11 written as in the paper, one modality and one pair at a time: what the model must equal."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from highmmt.modeling_highmmt import HighMMTModel
+from torch import Tensor, nn
+
+
+def fourier(size: int, bands: int, max_frequency: float) -> Tensor:
+    p = torch.linspace(-1, 1, size)
+    rows = []
+    for x in p:
+        f = torch.logspace(1.0, torch.log2(torch.tensor(max_frequency / 2)).item(), bands, base=2.0)
+        rows.append(torch.cat([torch.sin(torch.pi * f * x), torch.cos(torch.pi * f * x), x[None]]))
+    return torch.stack(rows)
+
+
+def standardise(model: HighMMTModel, modality: str, values: Tensor) -> Tensor:
+    """`(elements, d_all)` with data left, zeros, positions and modality embedding right."""
+    config = model.config
+    description = config.modalities[modality]
+    codes = []
+    for axis, size in enumerate(values.shape[:-1]):
+        code = fourier(size, description.num_frequency_bands, description.max_frequency)
+        shape = [1] * (values.dim() - 1) + [-1]
+        shape[axis] = size
+        codes.append(code.view(shape).expand(*values.shape[:-1], -1))
+    position = torch.cat(codes, -1) if description.ordered else values.new_zeros(*values.shape[:-1], 0)
+    names = sorted(config.modalities)
+    if config.modality_embedding == "one_hot":
+        embedding = F.one_hot(torch.tensor(names.index(modality)), len(names)).float()
+    elif config.modality_embedding == "learned":
+        embedding = model.modality_embeddings[names.index(modality)]
+    else:
+        embedding = values.new_zeros(0)
+    embedding = embedding.expand(*values.shape[:-1], -1)
+    zeros = config.d_all - values.shape[-1] - position.shape[-1] - embedding.shape[-1]
+    row = torch.cat([values, values.new_zeros(*values.shape[:-1], zeros), position, embedding], -1)
+    return row.flatten(0, -2)
+
+
+def attention(module: nn.Module, query: Tensor, context: Tensor) -> Tensor:
+    """softmax(Q K^T / sqrt(d)) V of every head, then the output projection."""
+    heads, width = module.num_heads, module.head_dim
+    q, k, v = module.q_proj(query), module.k_proj(context), module.v_proj(context)
+    outputs = []
+    for head in range(heads):
+        part = slice(head * width, (head + 1) * width)
+        weights = torch.softmax(q[:, part] @ k[:, part].T / width**0.5, dim=-1)
+        outputs.append(weights @ v[:, part])
+    return module.o_proj(torch.cat(outputs, -1))
+
+
+def feed_forward(module: nn.Module, z: Tensor) -> Tensor:
+    a, b = module.up_proj(module.norm(z)).chunk(2, -1)
+    return module.down_proj(a * F.gelu(b))
+
+
+def layer(module: nn.Module, z: Tensor, context: Tensor) -> Tensor:
+    cross = module.cross_attention
+    z = attention(cross, cross.norm(z), cross.norm_context(context)) + z
+    z = feed_forward(module.feed_forward, z) + z
+    inner = z
+    transformer = module.latent_transformer
+    for block, forward in zip(transformer.attentions, transformer.feed_forwards, strict=True):
+        inner = attention(block, block.norm(inner), block.norm(inner)) + inner
+        inner = feed_forward(forward, inner) + inner
+    return inner + z
+
+
+def logits(model: HighMMTModel, task: str, sample: dict[str, Tensor]) -> Tensor:
+    """Logits of one sample, whose tensors have neither batch axis nor padding; absent modalities are left out."""
+    config, groups = model.config, model.config.groups()
+    names = config.tasks[task].modalities
+    latents = {}
+    for name in names:
+        if name not in sample:
+            continue
+        encoder = model.unimodal_groups[groups.unimodal[f"{task}/{name}"]]
+        z, x = encoder.latents, standardise(model, name, sample[name])
+        for module in encoder.layers:
+            z = layer(module, z, x)
+        latents[name] = z
+    if len(names) == 1 or not config.use_crossmodal:
+        width = config.num_latents * config.d_latents
+        slots = [latents[name].flatten() if name in latents else torch.zeros(width) for name in names]
+    else:
+        slots = []
+        for i, first in enumerate(names):
+            for j, second in enumerate(names):
+                if i == j:
+                    continue
+                if first not in latents or second not in latents:
+                    slots.append(torch.zeros(config.d_latents))
+                    continue
+                a, b = (first, second) if i < j else (second, first)
+                z = latents[first]
+                for module in model.crossmodal_groups[groups.crossmodal[f"{task}/{a}+{b}"]].layers:
+                    z = layer(module, z, latents[second])
+                slots.append(z[-1])
+    return model.heads[task](torch.cat(slots)[None])[0]
