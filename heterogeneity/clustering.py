@@ -360,10 +360,12 @@ def _checked_distances(values: ArrayLike, nodes: Sequence[str]) -> Floats:
     if len(set(nodes)) != size:
         raise ValueError(f"Node {next(node for node in nodes if list(nodes).count(node) > 1)!r} is listed twice.")
     np.fill_diagonal(distances, 0.0)
+    largest = np.nanmax(np.abs(distances), initial=0.0, where=np.isfinite(distances))
+    alike = np.isclose(distances, distances.T, rtol=1e-6, atol=1e-9 * largest)
     for claim, bad in (
         ("known and finite (complete the matrix first)", ~np.isfinite(distances)),
         ("not negative", distances < 0),
-        ("symmetric", ~np.isclose(distances, distances.T, rtol=1e-6, atol=1e-9 * np.abs(distances).max(initial=0.0))),
+        ("symmetric", ~alike),
     ):
         if bad.any():
             i, j = (int(index) for index in np.argwhere(bad)[0])

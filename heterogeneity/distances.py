@@ -248,7 +248,7 @@ class HeterogeneityMatrix:
     def _square(self, name: str, dtype: type) -> NDArray[Any]:
         size = len(self.nodes)
         try:
-            array = np.array(getattr(self, name), dtype=dtype)
+            array: NDArray[Any] = np.array(getattr(self, name), dtype=dtype)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{self.kind} matrix: {name} is not a table of numbers ({error}).") from error
         if size == 0 and array.size == 0:

@@ -14,12 +14,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..configuration import HighMMTConfig, ModalityConfig
+
+
+_BLOCK_ROWS = 2048
 
 
 @lru_cache(maxsize=512)
@@ -282,8 +286,39 @@ class LatentAttention(Attention):
         return self.drop_output(output), attention[:, :, None]
 
 
+class GatedGelu(torch.autograd.Function):
+    """`value * gelu(gate)` of `[value | gate]`; the backward pass fills one gradient instead of joining two."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(joined: Tensor) -> tuple[Tensor, Tensor]:
+        """`(..., 2n)` to the product `(..., n)`, and the activated gate, which the backward pass needs."""
+        value, gate = joined.chunk(2, dim=-1)
+        activated = F.gelu(gate)
+        return value * activated, activated
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        """Keep what the backward pass reads."""
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(inputs[0], output[1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> Tensor:
+        """Gradient of `[value | gate]`."""
+        joined, activated = ctx.saved_tensors
+        value, gate = joined.chunk(2, dim=-1)
+        result = torch.empty_like(joined)
+        for_value, for_gate = result.chunk(2, dim=-1)
+        torch.mul(gradient, activated, out=for_value)
+        torch.mul(gradient, value, out=for_gate)
+        torch.ops.aten.gelu_backward.grad_input(for_gate, gate, grad_input=for_gate)
+        return result
+
+
 class FeedForward(nn.Module):
-    """Gated feed-forward `Linear(d -> 8d)`, `a * gelu(b)`, `Linear(4d -> d)`, with its norm."""
+    """Gated feed-forward `z + Linear(4d -> d)(a * gelu(b))` with `[a | b] = Linear(d -> 8d)(norm(z))`."""
 
     def __init__(self, config: HighMMTConfig) -> None:
         super().__init__()
@@ -294,9 +329,15 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, latents: Tensor) -> Tensor:
-        """`(..., d_latents)` to `(..., d_latents)`."""
-        value, gate = self.up_proj(self.norm(latents)).chunk(2, dim=-1)
-        return self.dropout(self.down_proj(value * F.gelu(gate)))
+        """`(..., d_latents)` to `(..., d_latents)`, the residual included."""
+        if latents.device.type != "cpu" or latents.numel() <= _BLOCK_ROWS * latents.shape[-1]:
+            return self._transform(latents)
+        # The inner width is 8 d_latents: whole, it would travel to memory and back; in blocks it stays in the cache.
+        blocks = latents.flatten(0, -2).split(_BLOCK_ROWS)
+        return torch.cat([self._transform(block) for block in blocks]).view_as(latents)
+
+    def _transform(self, latents: Tensor) -> Tensor:
+        return self.dropout(self.down_proj(GatedGelu.apply(self.up_proj(self.norm(latents)))[0])) + latents
 
 
 class LatentTransformer(nn.Module):
@@ -321,7 +362,7 @@ class LatentTransformer(nn.Module):
             else:
                 attended, weight = attention(latents)
                 latents = attended + latents
-            latents = feed_forward(latents) + latents
+            latents = feed_forward(latents)
             weights.append(weight)
         return latents, weights
 
@@ -358,7 +399,7 @@ class UnimodalEncoder(nn.Module):
         for layer in self.layers:
             read, attention = layer.cross_attention(per_sequence, sequences)
             z = torch.cat(read) + z
-            z = layer.feed_forward(z) + z
+            z = layer.feed_forward(z)
             z = layer.latent_transformer(z)[0] + z
             per_sequence = list(z.split(sizes))
             weights.append(attention)
@@ -413,7 +454,7 @@ class CrossmodalTransformer(nn.Module):
                 layer_weights.append(weight)
             weights.append(layer_weights)
             z = torch.cat(read)
-            z = layer.feed_forward(z) + z
+            z = layer.feed_forward(z)
             if index == len(self.layers) - 1:
                 z = layer.latent_transformer(z, last_only=True)[0] + z[:, -1]
                 break

@@ -1,4 +1,4 @@
-"""Completion: what must hold for any matrix, and how close it comes on the published ones and on families like them."""
+"""Completion: what must hold for any matrix, and how close it comes on the published ones and others like them."""
 
 from __future__ import annotations
 
@@ -314,8 +314,8 @@ def test_a_sweep_that_is_started_again_asks_for_the_same_pairs() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [5, 12, 20])
-@pytest.mark.parametrize("share", [0.4, 0.55, 0.7])
+@pytest.mark.parametrize("size", [8, 12, 20])  # with fewer nodes there is little to choose from
+@pytest.mark.parametrize("share", [0.4, 0.7])
 @pytest.mark.parametrize("kind", ["families", "points", "levels"])
 def test_chosen_pairs_beat_drawn_ones_on_other_matrices(kind: str, share: float, size: int) -> None:
     chosen, drawn = [], []
@@ -334,6 +334,5 @@ def test_chosen_pairs_beat_drawn_ones_on_other_matrices(kind: str, share: float,
         budget = round(share * size * (size - 1) / 2)
         chosen.append(relative_error(complete(matrix, budget, seed=seed), matrix))
         drawn.append(relative_error(complete(matrix, budget, seed=seed, strategy="random"), matrix))
-    assert np.median(chosen) <= np.median(drawn) + 0.02
-    if size > 5:
-        assert np.median(chosen) <= 0.25
+    assert np.median(chosen) <= np.median(drawn)
+    assert np.median(chosen) <= 0.3
