@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from huggingface_hub.dataclasses import strict
@@ -128,7 +128,8 @@ class TaskConfig:
         _check_whole(f"Task {name!r}", "num_labels", self.num_labels, smallest)
         if self.id2label is not None and sorted(self.id2label) != list(range(self.num_labels)):
             raise ValueError(
-                f"Task {name!r}: id2label must name the labels 0 to {self.num_labels - 1}, got {sorted(self.id2label)}."
+                f"Task {name!r}: id2label must name the labels 0 to {self.num_labels - 1}, "
+                f"got {sorted(self.id2label)}."
             )
         for key in ("loss_weight", "evaluation_weight"):
             value = getattr(self, key)
@@ -170,8 +171,8 @@ class HighMMTConfig(PreTrainedConfig):
 
     model_type = "highmmt"
 
-    modalities: dict | None = None
-    tasks: dict | None = None
+    modalities: dict[str, Any] = field(default_factory=dict)
+    tasks: dict[str, Any] = field(default_factory=dict)
     num_latents: int = 20
     d_latents: int = 64
     num_unimodal_layers: int = 1
@@ -192,7 +193,7 @@ class HighMMTConfig(PreTrainedConfig):
     use_crossmodal: bool = True
     initializer_range: float | int = 1.0
     layer_norm_eps: float = 1e-5
-    parameter_groups: dict | ParameterGroups | None = None
+    parameter_groups: dict[str, Any] | ParameterGroups | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         known = [field.name for field in fields(type(self))]
@@ -249,7 +250,7 @@ class HighMMTConfig(PreTrainedConfig):
         """Width of the modality embedding within one sequence element."""
         if self.modality_embedding == "one_hot":
             return len(self.modalities)
-        return self.modality_embedding_dim if self.modality_embedding == "learned" else 0
+        return self.modality_embedding_dim or 0  # set for learned embeddings only
 
     @property
     def d_all(self) -> int:
@@ -272,7 +273,7 @@ class HighMMTConfig(PreTrainedConfig):
 
     def groups(self) -> ParameterGroups:
         """The parameter groups in force: `parameter_groups`, or one of each where none are set."""
-        if self.parameter_groups is not None:
+        if isinstance(self.parameter_groups, ParameterGroups):
             return self.parameter_groups
         return ParameterGroups.share_all(self.modality_task_pairs(), self.interactions())
 
@@ -284,7 +285,7 @@ class HighMMTConfig(PreTrainedConfig):
         for task in output["tasks"].values():
             if task["id2label"] is not None:
                 task["id2label"] = {str(index): label for index, label in task["id2label"].items()}
-        if self.parameter_groups is not None:
+        if isinstance(self.parameter_groups, ParameterGroups):
             output["parameter_groups"] = self.parameter_groups.to_dict()
         return output
 
@@ -305,7 +306,9 @@ def _typed_entries(kind: str, entry_class: type, entries: Mapping[str, Any] | No
     typed = {}
     for name, entry in (entries or {}).items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise ValueError(f"{kind} name {name!r}: use letters, digits, '_' and '-', starting with a letter or digit.")
+            raise ValueError(
+                f"{kind} name {name!r}: use letters, digits, '_' and '-', starting with a letter or digit."
+            )
         if not isinstance(entry, entry_class):
             if not isinstance(entry, Mapping):
                 raise ValueError(f"{kind} {name!r} must be described by a mapping of its fields, got {entry!r}.")

@@ -47,14 +47,18 @@ def read_json(path: Path) -> Any:
         ValueError: the file is not JSON; the message names it.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: not valid JSON ({error}). Delete the file to have it made again.") from error
 
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `folder` once the block has filled it without an error."""
+    """A temporary folder that takes the place of `folder` once the block has filled it without an error.
+
+    After an error `folder` is as it was before, and the temporary folder is gone.
+    """
+    folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
     try:
@@ -63,8 +67,14 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         if folder.exists():
             # Two renames, so that a reader never sees a folder that is half old and half new.
             old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".old"))
-            os.replace(folder, old / folder.name)
-            os.replace(temporary, folder)
+            try:
+                os.replace(folder, old / folder.name)
+                os.replace(temporary, folder)
+            except BaseException:
+                if (old / folder.name).exists():
+                    os.replace(old / folder.name, folder)
+                old.rmdir()
+                raise
             shutil.rmtree(old)
         else:
             os.replace(temporary, folder)

@@ -39,10 +39,14 @@ class ParameterGroups:
                 raise ValueError(f"Parameter groups: {kind!r} must map nodes to group numbers, got {type(groups)}.")
             for node, group in groups.items():
                 if isinstance(group, bool) or not isinstance(group, int):
-                    raise ValueError(f"Parameter groups: {kind} node {node!r} has group {group!r}, not a whole number.")
+                    raise ValueError(
+                        f"Parameter groups: {kind} node {node!r} has group {group!r}, not a whole number."
+                    )
             used = sorted(set(groups.values()))
             if used != list(range(len(used))):
-                raise ValueError(f"Parameter groups: {kind} groups must be numbered 0, 1, 2, ... without gaps; got {used}.")
+                raise ValueError(
+                    f"Parameter groups: {kind} groups must be numbered 0, 1, 2, ... without gaps; got {used}."
+                )
             setattr(self, kind, dict(groups))
 
     @property
@@ -79,7 +83,9 @@ class ParameterGroups:
             raise ValueError(f"Parameter groups must be a mapping with 'unimodal' and 'crossmodal', got {values!r}.")
         unknown = sorted(set(values) - {"unimodal", "crossmodal"})
         if unknown:
-            raise ValueError(f"Parameter groups have no part {unknown[0]!r}; the parts are 'unimodal' and 'crossmodal'.")
+            raise ValueError(
+                f"Parameter groups have no part {unknown[0]!r}; the parts are 'unimodal' and 'crossmodal'."
+            )
         return cls(unimodal=dict(values.get("unimodal", {})), crossmodal=dict(values.get("crossmodal", {})))
 
     @classmethod

@@ -8,12 +8,21 @@ from .clustering import (
     random_parameter_groups,
     silhouette_curve,
 )
-from .completion import CompletedMatrix, PairSampler, complete_matrix
-from .distances import HeterogeneityMatrix, heterogeneity_distance, modality_transfer, scale_losses
+from .completion import CompletedMatrix, PairSampler, complete_matrix, estimate_missing
+from .distances import (
+    DistanceEstimate,
+    HeterogeneityMatrix,
+    heterogeneity_distance,
+    modality_transfer,
+    scale_losses,
+    singular_value_shares,
+    triangle_inequality_rate,
+)
 from .transfer import HeterogeneitySettings, TransferMeasurement, measure_heterogeneity
 
 __all__ = [
     "CompletedMatrix",
+    "DistanceEstimate",
     "HeterogeneityMatrix",
     "HeterogeneitySettings",
     "TransferMeasurement",
@@ -23,10 +32,13 @@ __all__ = [
     "co_membership",
     "complete_matrix",
     "dendrogram_cut",
+    "estimate_missing",
     "heterogeneity_distance",
     "measure_heterogeneity",
     "modality_transfer",
     "random_parameter_groups",
     "scale_losses",
     "silhouette_curve",
+    "singular_value_shares",
+    "triangle_inequality_rate",
 ]

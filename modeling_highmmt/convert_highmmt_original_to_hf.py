@@ -87,10 +87,12 @@ def _read_groups(description: Mapping[str, Any]) -> tuple[list[int], list[int], 
             unimodal[f"{task}/{modality}"] = shared["unimodal"][modality] if shared else 0
             for other in order[position + 1 :]:
                 pairs = [f"{modality}+{other}", f"{other}+{modality}"]
-                known = [pair for pair in pairs if shared and pair in shared["crossmodal"]]
-                if shared and not known:
+                found = (
+                    [shared["crossmodal"][pair] for pair in pairs if pair in shared["crossmodal"]] if shared else [0]
+                )
+                if not found:
                     raise KeyError(f"The description has no group for the pair {pairs[0]!r} of task {task!r}.")
-                crossmodal[interaction_name(task, modality, other)] = shared["crossmodal"][known[0]] if known else 0
+                crossmodal[interaction_name(task, modality, other)] = found[0]
     used = [sorted(set(groups.values())) for groups in (unimodal, crossmodal)]
     renumbered = [
         {node: numbers.index(group) for node, group in groups.items()}
@@ -144,9 +146,9 @@ def _network(weights: Mapping[str, Tensor], prefix: str, part: str) -> list[tupl
             continue
         layer, rest = f"layers.{match.group(2)}.", match.group(3)
         if block := _LATENT_BLOCK.fullmatch(rest):
-            kind = "attentions" if block.group(2) == "0" else "feed_forwards"
-            place, rest = f"{layer}latent_transformer.{kind}.{block.group(1)}.", block.group(3)
-            names = _ATTENTION if kind == "attentions" else _FEED_FORWARD
+            kind = "attention" if block.group(2) == "0" else "feed_forward"
+            place, rest = f"{layer}latent_transformer.blocks.{block.group(1)}.{kind}.", block.group(3)
+            names = _ATTENTION if kind == "attention" else _FEED_FORWARD
         elif rest[:2] in ("0.", "1."):
             place = layer + ("cross_attention." if rest[0] == "0" else "feed_forward.")
             names, rest = (_ATTENTION if rest[0] == "0" else _FEED_FORWARD), rest[2:]

@@ -5,7 +5,7 @@ Everything here equals the paper's equations exactly (up to rounding) but is com
 - A standardised element is `[data | zeros | positions | modality embedding]`. Its layer norm and its projections are
   affine in these parts, so the zeros never exist and the constant parts are worked out once, not once per sample.
 - Key projections are folded into the queries, output projections into the values: for one head
-  `(q Wq) (k Wk)^T = (q Wq Wk^T) k^T` and `(a (v Wv)) Wo = a (v Wv Wo)`. Keys and values are then the inputs themselves.
+  `(q Wq) (k Wk)^T = (q Wq Wk^T) k^T` and `(a (v Wv)) Wo = a (v Wv Wo)`. What is projected is the smaller side.
 - Where only the last latent of a result is read, only its row is computed.
 """
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..configuration import HighMMTConfig, ModalityConfig
 
-
+# Rows of one block of the feed-forward on a CPU: 2,048 x 512 float32 fit into the cache of one core.
 _BLOCK_ROWS = 2048
 
 
@@ -31,7 +31,9 @@ def _axis_positions(size: int, num_bands: int, max_frequency: float, device: tor
     # A tensor first made inside inference mode could not be used for training later.
     with torch.inference_mode(False), torch.no_grad():
         grid = torch.linspace(-1.0, 1.0, size, dtype=torch.float64)
-        exponents = torch.linspace(1.0, float(torch.tensor(max_frequency / 2.0).log2()), num_bands, dtype=torch.float64)
+        exponents = torch.linspace(
+            1.0, float(torch.tensor(max_frequency / 2.0).log2()), num_bands, dtype=torch.float64
+        )
         angles = torch.pi * grid[:, None] * exponents.exp2()
         code = torch.cat([angles.sin(), angles.cos(), grid[:, None]], dim=1)
         return code.to(device=device, dtype=torch.float32)
@@ -117,10 +119,12 @@ class InputSequence:
 
 
 def _matrix(linear: nn.Module) -> Tensor:
-    """The map of a bias-free linear layer as a matrix `(in, out)`, adapters wrapped around it included."""
+    """The matrix `(in, out)` of a linear layer without its bias, adapters wrapped around it included."""
     if type(linear) is nn.Linear:
         return linear.weight.t()
-    return linear(torch.eye(linear.in_features, device=linear.weight.device, dtype=linear.weight.dtype))
+    weight: Tensor = linear.weight  # type: ignore[assignment]  # adapters show the weight they wrap
+    rows = linear(torch.eye(weight.shape[1], device=weight.device, dtype=weight.dtype))
+    return rows if linear.bias is None else rows - linear.bias
 
 
 class Attention(nn.Module):
@@ -155,8 +159,7 @@ class Attention(nn.Module):
     def value_to_output(self) -> Tensor:
         """`Wv Wo` of every head, `(num_heads, d_context, d_query)`."""
         values = _matrix(self.v_proj).unflatten(1, (self.num_heads, self.head_dim)).transpose(0, 1)
-        output = self.o_proj(torch.eye(self.o_proj.in_features, device=values.device, dtype=values.dtype))
-        output = output - self.output_bias() if type(self.o_proj) is not nn.Linear else self.o_proj.weight.t()
+        output = _matrix(self.o_proj)
         return torch.matmul(values, output.unflatten(0, (self.num_heads, self.head_dim)))
 
     def output_bias(self) -> Tensor:
@@ -185,7 +188,9 @@ class InputAttention(Attention):
         )
         self.norm_context = nn.LayerNorm(config.d_all, eps=config.layer_norm_eps)
 
-    def forward(self, latents: Sequence[Tensor], sequences: Sequence[InputSequence]) -> tuple[list[Tensor], list[Tensor]]:
+    def forward(
+        self, latents: Sequence[Tensor], sequences: Sequence[InputSequence]
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """What the latents read from each sequence.
 
         Args:
@@ -246,10 +251,11 @@ class LatentAttention(Attention):
 
     def __init__(self, config: HighMMTConfig, num_heads: int, head_dim: int, *, has_context: bool) -> None:
         super().__init__(config.d_latents, config.d_latents, num_heads, head_dim, config)
-        self.norm_context = nn.LayerNorm(config.d_latents, eps=config.layer_norm_eps) if has_context else None
+        norm = nn.LayerNorm(config.d_latents, eps=config.layer_norm_eps) if has_context else nn.Identity()
+        self.norm_context = norm
 
     def read(self, queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Attend from `queries` `(batch, num_queries, d)` to prepared `keys` and `values` `(batch, latents * heads, d)`.
+        """Attend from `queries` `(batch, num_queries, d)` to prepared keys and values `(batch, latents * heads, d)`.
 
         Returns:
             The output `(batch, num_queries, d)` and the weights `(batch, heads, num_queries, latents)`.
@@ -340,31 +346,37 @@ class FeedForward(nn.Module):
         return self.dropout(self.down_proj(GatedGelu.apply(self.up_proj(self.norm(latents)))[0])) + latents
 
 
-class LatentTransformer(nn.Module):
-    """Self-attention blocks over latents; residuals inside, none around the whole."""
+class LatentBlock(nn.Module):
+    """Self-attention and feed-forward over latents, each with its residual."""
 
     def __init__(self, config: HighMMTConfig) -> None:
         super().__init__()
         heads, width = config.num_self_attention_heads, config.self_attention_head_dim
-        self.attentions = nn.ModuleList(
-            LatentAttention(config, heads, width, has_context=False) for _ in range(config.num_self_attends_per_layer)
-        )
-        self.feed_forwards = nn.ModuleList(FeedForward(config) for _ in range(config.num_self_attends_per_layer))
+        self.attention = LatentAttention(config, heads, width, has_context=False)
+        self.feed_forward = FeedForward(config)
 
-    def forward(self, latents: Tensor, *, last_only: bool = False) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, latents: Tensor, *, last_only: bool = False) -> tuple[Tensor, Tensor]:
+        """`(batch, num_latents, d)` to the same, with `last_only` to its last latent `(batch, d)`; and the weights."""
+        if last_only:
+            attended, weights = self.attention.read_last(latents)
+            return self.feed_forward(attended + latents[:, -1]), weights
+        attended, weights = self.attention(latents)
+        return self.feed_forward(attended + latents), weights
+
+
+class LatentTransformer(nn.Module):
+    """Self-attention blocks over latents; residuals inside, and one around the whole (public code)."""
+
+    def __init__(self, config: HighMMTConfig) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(LatentBlock(config) for _ in range(config.num_self_attends_per_layer))
+
+    def forward(self, latents: Tensor, *, last_only: bool = False) -> Tensor:
         """Transform `(batch, num_latents, d)`; with `last_only` the result is its last latent, `(batch, d)`."""
-        weights = []
-        num_blocks = len(self.attentions)
-        for index, (attention, feed_forward) in enumerate(zip(self.attentions, self.feed_forwards, strict=True)):
-            if last_only and index == num_blocks - 1:
-                attended, weight = attention.read_last(latents)
-                latents = attended + latents[:, -1]
-            else:
-                attended, weight = attention(latents)
-                latents = attended + latents
-            latents = feed_forward(latents)
-            weights.append(weight)
-        return latents, weights
+        z = latents
+        for index, block in enumerate(self.blocks):
+            z, _ = block(z, last_only=last_only and index == len(self.blocks) - 1)
+        return z + (latents[:, -1] if last_only else latents)
 
 
 class UnimodalLayer(nn.Module):
@@ -375,6 +387,16 @@ class UnimodalLayer(nn.Module):
         self.cross_attention = InputAttention(config)
         self.feed_forward = FeedForward(config)
         self.latent_transformer = LatentTransformer(config)
+
+    def forward(
+        self, latents: Sequence[Tensor], sequences: Sequence[InputSequence]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """For each sequence its latents after this layer, and the weights of their reading; see `InputAttention`."""
+        read, weights = self.cross_attention(latents, sequences)
+        # One batch of all sequences: what follows does not know where latents come from.
+        z = torch.cat([output + before for output, before in zip(read, latents, strict=True)])
+        z = self.latent_transformer(self.feed_forward(z))
+        return list(z.split([len(sequence.data) for sequence in sequences])), weights
 
 
 class UnimodalEncoder(nn.Module):
@@ -392,18 +414,12 @@ class UnimodalEncoder(nn.Module):
             For each sequence its latents `(batch, num_latents, d_latents)`, and for each layer and sequence the
             attention weights `(batch, num_heads, num_latents, elements)`.
         """
-        sizes = [len(sequence.data) for sequence in sequences]
-        per_sequence: list[Tensor] = [self.latents] * len(sequences)
-        z: Tensor = self.latents
+        latents: list[Tensor] = [self.latents] * len(sequences)
         weights = []
         for layer in self.layers:
-            read, attention = layer.cross_attention(per_sequence, sequences)
-            z = torch.cat(read) + z
-            z = layer.feed_forward(z)
-            z = layer.latent_transformer(z)[0] + z
-            per_sequence = list(z.split(sizes))
+            latents, attention = layer(latents, sequences)
             weights.append(attention)
-        return per_sequence, weights
+        return latents, weights
 
 
 class CrossmodalLayer(nn.Module):
@@ -416,6 +432,31 @@ class CrossmodalLayer(nn.Module):
         )
         self.feed_forward = FeedForward(config)
         self.latent_transformer = LatentTransformer(config)
+
+    def forward(
+        self, contexts: Sequence[Tensor], streams: Sequence[Tensor], *, last_only: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Let each stream read its context.
+
+        Args:
+            contexts: each `(batch, num_latents, d)`.
+            streams: for each context the latents of all its readers side by side, `(batch, readers * num_latents, d)`.
+            last_only: give the last latent of each reader alone.
+
+        Returns:
+            All results as one batch, `(batches * readers, num_latents, d)` or without the middle axis; and the weights
+            of each context.
+        """
+        attention, norm_context, shape = self.cross_attention, self.cross_attention.norm_context, contexts[0].shape[1:]
+        query_to_key, value_to_output = attention.query_to_key(), attention.value_to_output()
+        read, weights = [], []
+        for context, stream in zip(contexts, streams, strict=True):
+            keys, values = attention.prepare(norm_context(context), query_to_key, value_to_output)
+            output, weight = attention.read(attention.norm(stream), keys, values)
+            read.append((output + stream).view(-1, *shape))
+            weights.append(weight)
+        z = self.feed_forward(torch.cat(read))
+        return self.latent_transformer(z, last_only=last_only), weights
 
 
 class CrossmodalTransformer(nn.Module):
@@ -438,34 +479,15 @@ class CrossmodalTransformer(nn.Module):
             For each context and reader the last latent of the result, `(batch, d_latents)`; and for each layer and
             context the weights `(batch, num_heads, readers * num_latents, num_latents)`.
         """
-        num_latents, d = contexts[0].shape[1:]
         counts = [len(group) for group in readers]
+        sizes = [len(context) * count for context, count in zip(contexts, counts, strict=True)]
         # Readers of one context lie side by side, so that its keys and values serve them all.
         streams = [torch.cat(list(group), dim=1) if len(group) > 1 else group[0] for group in readers]
         weights = []
         for index, layer in enumerate(self.layers):
-            attention = layer.cross_attention
-            matrices = attention.query_to_key(), attention.value_to_output()
-            read, layer_weights = [], []
-            for context, stream in zip(contexts, streams, strict=True):
-                keys, values = attention.prepare(attention.norm_context(context), *matrices)
-                output, weight = attention.read(attention.norm(stream), keys, values)
-                read.append((output + stream).view(-1, num_latents, d))
-                layer_weights.append(weight)
-            weights.append(layer_weights)
-            z = torch.cat(read)
-            z = layer.feed_forward(z)
-            if index == len(self.layers) - 1:
-                z = layer.latent_transformer(z, last_only=True)[0] + z[:, -1]
-                break
-            z = layer.latent_transformer(z)[0] + z
-            sizes = [len(context) * count for context, count in zip(contexts, counts, strict=True)]
-            streams = [
-                part.view(-1, count * num_latents, d) for part, count in zip(z.split(sizes), counts, strict=True)
-            ]
-        results, start = [], 0
-        for context, count in zip(contexts, counts, strict=True):
-            size = len(context) * count
-            results.append(list(z[start : start + size].view(-1, count, d).unbind(1)))
-            start += size
-        return results, weights
+            z, attention = layer(contexts, streams, last_only=index == len(self.layers) - 1)
+            weights.append(attention)
+            parts = z.split(sizes)
+            streams = [part.view(len(context), -1, z.shape[-1]) for part, context in zip(parts, contexts, strict=True)]
+        # After the last layer a reader has one latent left.
+        return [list(stream.unbind(1)) for stream in streams], weights

@@ -73,6 +73,7 @@ def head_width(config: HighMMTConfig, task: TaskConfig) -> int:
 class HighMMTPreTrainedModel(PreTrainedModel):
     """Weight initialisation and loading shared by HighMMT models."""
 
+    config: HighMMTConfig
     config_class = HighMMTConfig
     base_model_prefix = "highmmt"
     main_input_name = "inputs"
@@ -89,10 +90,8 @@ class HighMMTPreTrainedModel(PreTrainedModel):
         elif isinstance(module, (nn.LayerNorm, nn.BatchNorm1d)):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-            if isinstance(module, nn.BatchNorm1d):
-                init.zeros_(module.running_mean)
-                init.ones_(module.running_var)
-                init.zeros_(module.num_batches_tracked)
+            for name, buffer in module.named_buffers(recurse=False):
+                (init.ones_ if name == "running_var" else init.zeros_)(buffer)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight, std=self.config.initializer_range)
         elif isinstance(module, UnimodalEncoder):
@@ -127,11 +126,9 @@ class HighMMTModel(HighMMTPreTrainedModel):
                 if modality.vocab_size is not None
             }
         )
-        if config.modality_embedding == "learned":
-            width = config.num_modality_channels
-            self.modality_embeddings = nn.Parameter(torch.empty(len(config.modalities), width))
-        else:
-            self.modality_embeddings = None
+        learned = config.modality_embedding == "learned"
+        shape = len(config.modalities), config.num_modality_channels
+        self.modality_embeddings = nn.Parameter(torch.empty(shape)) if learned else None
         self.unimodal_groups = nn.ModuleList(UnimodalEncoder(config) for _ in range(groups.num_unimodal_groups))
         num_crossmodal_groups = groups.num_crossmodal_groups if config.use_crossmodal else 0
         self.crossmodal_groups = nn.ModuleList(CrossmodalTransformer(config) for _ in range(num_crossmodal_groups))
@@ -215,7 +212,9 @@ class HighMMTModel(HighMMTPreTrainedModel):
             if not torch.compiler.is_compiling() and values.numel():
                 low, high = int(values.min()), int(values.max())
                 if low < 0 or high >= description.vocab_size:
-                    raise ValueError(f"{where}: token ids run from {low} to {high}; the vocabulary has {description.vocab_size}.")
+                    raise ValueError(
+                        f"{where}: token ids run from {low} to {high}; the vocabulary has {description.vocab_size}."
+                    )
             values = self.token_embeddings[modality](values)
         elif values.dim() != num_axes + 2 or values.shape[-1] != description.num_channels:
             raise ValueError(
@@ -223,24 +222,27 @@ class HighMMTModel(HighMMTPreTrainedModel):
                 f"got shape {tuple(values.shape)}."
             )
         elif not values.is_floating_point():
-            values = values.to(self.unimodal_groups[0].latents.dtype)
+            values = values.to(self.dtype)
         shape = values.shape[1:-1]
         if mask is not None:
             if mask.shape != values.shape[:-1]:
                 raise ValueError(f"{where}: mask has shape {tuple(mask.shape)}, expected {tuple(values.shape[:-1])}.")
             mask = mask.to(torch.bool)
         if 0 in shape:
-            raise ValueError(f"{where}: an axis of shape {tuple(values.shape)} is empty; pad absent samples and mask them.")
+            raise ValueError(
+                f"{where}: an axis of shape {tuple(values.shape)} is empty; pad absent samples and mask them."
+            )
         if description.max_length is not None and shape[0] > description.max_length:
-            raise ValueError(f"{where}: {shape[0]} elements on the first axis; max_length is {description.max_length}.")
+            raise ValueError(
+                f"{where}: {shape[0]} elements on the first axis; max_length is {description.max_length}."
+            )
         positions = self._positions(modality, shape, mask, values.device)
         codes = self._with_modality_embedding(modality, positions).to(values.dtype)
+        data = values.flatten(1, -2)
         flat_mask = mask.flatten(1) if mask is not None else None
         if self.training and description.element_dropout:
-            flat_mask = drop_elements(flat_mask, values.flatten(1, -2).shape[:2], description.element_dropout, values.device)
-        sequence = InputSequence.build(
-            values.flatten(1, -2), codes, flat_mask, self.config.d_all, self.config.layer_norm_eps
-        )
+            flat_mask = drop_elements(flat_mask, data, description.element_dropout)
+        sequence = InputSequence.build(data, codes, flat_mask, self.config.d_all, self.config.layer_norm_eps)
         if not torch.compiler.is_compiling() and not bool(torch.isfinite(sequence.mean.sum())):
             bad = (~torch.isfinite(sequence.mean)).any(dim=1).nonzero().flatten().tolist()
             raise ValueError(f"{where}: NaN or infinite values in sample {bad[0]} of the batch ({len(bad)} in all).")
@@ -249,29 +251,21 @@ class HighMMTModel(HighMMTPreTrainedModel):
     def _positions(self, modality: str, shape: torch.Size, mask: Tensor | None, device: torch.device) -> Tensor:
         """`(elements, width)`; `(batch, elements, width)` where samples of unequal length span -1 to 1 each."""
         description = self.config.modalities[modality]
-        relative = range(1 if description.max_length is not None else 0, len(shape))
-        if mask is None or not description.ordered or not relative:
+        first_relative = 0 if description.max_length is None else 1
+        if mask is None or not description.ordered or first_relative == len(shape):
             return grid_positions(shape, description, device)
-        # Extent of each sample along each axis: padding must not stretch the grid.
-        extents = []
-        for axis in range(len(shape)):
-            others = tuple(other + 1 for other in range(len(shape)) if other != axis)
-            occupied = mask.any(dim=others) if others else mask
-            places = torch.arange(1, shape[axis] + 1, device=device)
-            extent = (occupied * places).amax(dim=1) if axis in relative else torch.full_like(mask[:, 0].flatten(1)[:, 0], 0)
-            extents.append([int(size) for size in extent.tolist()] if axis in relative else [shape[axis]] * len(mask))
-        samples = list(zip(*extents, strict=True))
-        if all(sample == tuple(shape) for sample in samples):
-            return grid_positions(shape, description, device)
+        extents = axis_extents(mask)
+        # With max_length the first axis is absolute: where its elements stand does not depend on how many there are.
+        extents[:, :first_relative] = shape[0]
+        samples = [tuple(sample) for sample in extents.tolist()]
         grids = {}
         for sample in set(samples):
-            own = tuple(max(size, 1) for size in sample)
-            grid = grid_positions(own, description, device).view(*own, -1)
+            grid = grid_positions(sample, description, device).view(*sample, -1)
             padding = [0, 0]
-            for size, full in zip(reversed(own), reversed(shape), strict=True):
+            for size, full in zip(reversed(sample), reversed(shape), strict=True):
                 padding += [0, full - size]
             grids[sample] = F.pad(grid, padding).flatten(0, -2)
-        return torch.stack([grids[sample] for sample in samples])
+        return grids[samples[0]] if len(grids) == 1 else torch.stack([grids[sample] for sample in samples])
 
     def _with_modality_embedding(self, modality: str, positions: Tensor) -> Tensor:
         column = self.modality_columns[modality]
@@ -378,7 +372,9 @@ class HighMMTModel(HighMMTPreTrainedModel):
         _check_names("labels: task", labels, logits)
         tasks = self.config.tasks
         losses = {task: task_loss(task, tasks[task], logits[task], target) for task, target in labels.items()}
-        loss = sum((tasks[task].loss_weight * value for task, value in losses.items()), torch.zeros(()).to(self.device))
+        loss = sum(
+            (tasks[task].loss_weight * value for task, value in losses.items()), torch.zeros(()).to(self.device)
+        )
         return loss, losses
 
     def split_parameter_groups(self, groups: ParameterGroups | Mapping[str, Mapping[str, int]]) -> HighMMTModel:
@@ -409,8 +405,8 @@ class HighMMTModel(HighMMTPreTrainedModel):
             else:
                 state[name] = value
         split.load_state_dict(state)
-        split.to(device=self.device, dtype=self.dtype)
-        return split.train(self.training)
+        split.train(self.training)
+        return nn.Module.to(split, device=self.device, dtype=self.dtype)
 
     def num_parameters_by_component(self) -> dict[str, int]:
         """Parameters of the unimodal groups, the crossmodal groups, the heads, the embeddings, and in total."""
@@ -424,10 +420,31 @@ class HighMMTModel(HighMMTPreTrainedModel):
         return {**counts, "embeddings": total - sum(counts.values()), "total": total}
 
 
-def drop_elements(mask: Tensor | None, shape: torch.Size, share: float, device: torch.device) -> Tensor:
-    """A mask `(batch, elements)` that leaves out a random share of the real elements, never all of a sample's."""
-    real = mask if mask is not None else torch.ones(shape, dtype=torch.bool, device=device)
-    kept = real & (torch.rand(shape, device=device) >= share)
+def axis_extents(mask: Tensor) -> Tensor:
+    """How far each sample's real elements reach along each axis, `(batch, axes)`, at least 1.
+
+    Args:
+        mask: `(batch, *axes)`, True where an element is real.
+    """
+    extents = []
+    for axis, size in enumerate(mask.shape[1:], start=1):
+        others = [other for other in range(1, mask.dim()) if other != axis]
+        occupied = mask.any(dim=others) if others else mask
+        extents.append((occupied * torch.arange(1, size + 1, device=mask.device)).amax(dim=1).clamp_min(1))
+    return torch.stack(extents, dim=1)
+
+
+def drop_elements(mask: Tensor | None, data: Tensor, share: float) -> Tensor:
+    """A mask `(batch, elements)` that leaves out a random share of the real elements, never all of a sample's.
+
+    Args:
+        mask: `(batch, elements)`, True where an element is real; None where all are.
+        data: `(batch, elements, channels)`.
+        share: probability of leaving an element out.
+    """
+    shape = data.shape[:2]
+    real = mask if mask is not None else torch.ones(shape, dtype=torch.bool, device=data.device)
+    kept = real & (torch.rand(shape, device=data.device) >= share)
     return torch.where(kept.any(dim=1, keepdim=True), kept, real)
 
 
@@ -450,7 +467,8 @@ def task_loss(name: str, task: TaskConfig, logits: Tensor, labels: Tensor) -> Te
         wrong = ((labels < 0) | (labels >= task.num_labels)) & (labels != -100)
         if not torch.compiler.is_compiling() and bool(wrong.any()):
             raise ValueError(
-                f"Task {name!r}: label {int(labels[wrong][0])} is not a class from 0 to {task.num_labels - 1} (or -100)."
+                f"Task {name!r}: label {int(labels[wrong][0])} is not a class from 0 to {task.num_labels - 1}, "
+                "nor -100 for unlabelled."
             )
         count = (labels != -100).sum().clamp_min(1)
         return F.cross_entropy(logits, labels.long(), reduction="sum", ignore_index=-100) / count

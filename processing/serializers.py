@@ -65,7 +65,7 @@ class Serializer(ABC):
     processor and handed back to `encode` and `shape`.
 
     Args:
-        max_length: size of the first axis that spans the positions -1 to 1; kinds of varying length also cut there.
+        max_length: size of the first axis that spans the positions -1 to 1; time series and text are cut there.
     """
 
     kind: ClassVar[str]

@@ -6,10 +6,11 @@ import json
 import random
 
 import pytest
-from highmmt.configuration import HighMMTConfig, ParameterGroups
+from huggingface_hub.errors import StrictDataclassError
 from hypothesis import given
 from hypothesis import strategies as st
-from huggingface_hub.errors import StrictDataclassError
+
+from highmmt.configuration import HighMMTConfig, ParameterGroups
 
 # The paper's large setting: channels, axes and frequency bands of table 10.
 LARGE_MODALITIES = {

@@ -313,26 +313,31 @@ def test_a_sweep_that_is_started_again_asks_for_the_same_pairs() -> None:
     assert pairs_of(9)[:10] == pairs_of(5)
 
 
+def drawn_matrix(kind: str, size: int, seed: int) -> np.ndarray:
+    generator = np.random.default_rng([size, seed])
+    if kind == "families":
+        family = generator.integers(0, 3, size)
+        matrix = np.array([[0.3, 5, 9], [5, 0.1, 6], [9, 6, 0.5]])[np.ix_(family, family)]
+    elif kind == "points":
+        points = generator.normal(size=(size, 3)) * (3, 2, 1)
+        matrix = np.maximum(np.linalg.norm(points[:, None] - points[None], axis=-1) - 0.5, 0)
+    else:
+        level = generator.gamma(0.7, 3.0, size=size)
+        matrix = level[:, None] + level[None]
+    return symmetric(matrix * np.exp(0.1 * generator.normal(size=(size, size))))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [8, 12, 20])  # with fewer nodes there is little to choose from
-@pytest.mark.parametrize("share", [0.4, 0.7])
+@pytest.mark.parametrize("share", [0.4, 0.55, 0.7])
 @pytest.mark.parametrize("kind", ["families", "points", "levels"])
-def test_chosen_pairs_beat_drawn_ones_on_other_matrices(kind: str, share: float, size: int) -> None:
-    chosen, drawn = [], []
-    for seed in range(8):
-        generator = np.random.default_rng([size, seed])
-        if kind == "families":
-            family = generator.integers(0, 3, size)
-            matrix = np.array([[0.3, 5, 9], [5, 0.1, 6], [9, 6, 0.5]])[np.ix_(family, family)]
-        elif kind == "points":
-            points = generator.normal(size=(size, 3)) * (3, 2, 1)
-            matrix = np.maximum(np.linalg.norm(points[:, None] - points[None], axis=-1) - 0.5, 0)
-        else:
-            level = generator.gamma(0.7, 3.0, size=size)
-            matrix = level[:, None] + level[None]
-        matrix = symmetric(matrix * np.exp(0.1 * generator.normal(size=(size, size))))
-        budget = round(share * size * (size - 1) / 2)
-        chosen.append(relative_error(complete(matrix, budget, seed=seed), matrix))
-        drawn.append(relative_error(complete(matrix, budget, seed=seed, strategy="random"), matrix))
-    assert np.median(chosen) <= np.median(drawn)
-    assert np.median(chosen) <= 0.3
+def test_chosen_pairs_beat_drawn_ones_on_other_matrices(kind: str, share: float) -> None:
+    errors = []
+    for size in (8, 12, 16):  # with fewer nodes there is little to choose from
+        for seed in range(12):
+            matrix, budget = drawn_matrix(kind, size, seed), round(share * size * (size - 1) / 2)
+            strategies = ("adaptive", "random")
+            errors.append(
+                [relative_error(complete(matrix, budget, seed=seed, strategy=s), matrix) for s in strategies]
+            )
+    chosen, drawn = np.mean(errors, axis=0)
+    assert chosen < drawn

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from highmmt.modeling_highmmt import HighMMTModel
 from torch import Tensor, nn
+
+from highmmt.modeling_highmmt import HighMMTModel
 
 
 def fourier(size: int, bands: int, max_frequency: float) -> Tensor:
@@ -63,10 +64,10 @@ def layer(module: nn.Module, z: Tensor, context: Tensor) -> Tensor:
     z = attention(cross, cross.norm(z), cross.norm_context(context)) + z
     z = feed_forward(module.feed_forward, z) + z
     inner = z
-    transformer = module.latent_transformer
-    for block, forward in zip(transformer.attentions, transformer.feed_forwards, strict=True):
-        inner = attention(block, block.norm(inner), block.norm(inner)) + inner
-        inner = feed_forward(forward, inner) + inner
+    for block in module.latent_transformer.blocks:
+        normed = block.attention.norm(inner)
+        inner = attention(block.attention, normed, normed) + inner
+        inner = feed_forward(block.feed_forward, inner) + inner
     return inner + z
 
 

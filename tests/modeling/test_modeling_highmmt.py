@@ -8,17 +8,18 @@ import math
 from pathlib import Path
 from types import ModuleType
 
-import highmmt  # noqa: F401 - registers the Auto classes
 import pytest
 import torch
-from highmmt.configuration import HighMMTConfig, ParameterGroups
-from highmmt.modeling_highmmt import HighMMTModel, head_width, task_loss
-from highmmt.modeling_highmmt.convert_highmmt_original_to_hf import convert_original_state_dict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModel
+
+import highmmt  # noqa: F401 - registers the Auto classes
+from highmmt.configuration import HighMMTConfig, ParameterGroups
+from highmmt.modeling_highmmt import HighMMTModel, head_width, task_loss
+from highmmt.modeling_highmmt.convert_highmmt_original_to_hf import convert_original_state_dict
 
 
 def _load(name: str) -> ModuleType:
@@ -200,7 +201,13 @@ def test_parameters_of_the_large_setting_are_those_of_the_public_code() -> None:
     spec.loader.exec_module(large)
     config = large.large_config()
     counts = HighMMTModel(config).num_parameters_by_component()
-    assert counts == {"unimodal": 258_182, "crossmodal": 264_064, "heads": 10_256 - 5_120, "embeddings": 0, "total": 527_382}
+    assert counts == {
+        "unimodal": 258_182,
+        "crossmodal": 264_064,
+        "heads": 10_256 - 5_120,
+        "embeddings": 0,
+        "total": 527_382,
+    }
     assert {head_width(config, task) for task in config.tasks.values()} == {128, 384}
 
 
@@ -417,7 +424,9 @@ def test_unlabelled_samples_add_nothing_and_none_labelled_adds_zero() -> None:
     task = tiny_config().tasks
     logits = torch.randn(4, 3, requires_grad=True)
     labels = torch.tensor([0, -100, 2, -100])
-    torch.testing.assert_close(task_loss("two", task["two"], logits, labels), task_loss("two", task["two"], logits[::2], labels[::2]))
+    torch.testing.assert_close(
+        task_loss("two", task["two"], logits, labels), task_loss("two", task["two"], logits[::2], labels[::2])
+    )
     nothing = task_loss("two", task["two"], logits, torch.full((4,), -100))
     nothing.backward()
     assert nothing.item() == 0
@@ -441,9 +450,15 @@ def test_batch_norm_survives_a_batch_of_one_while_training() -> None:
         (lambda x: x.update(four=x["two"]), "task 'four' is unknown; there are two, three, one"),
         (lambda x: x["two"].update(smell=x["two"]["sound"]), "Task 'two': modality 'smell' is unknown"),
         (lambda x: x.update(two={}), "Task 'two': no modality was given"),
-        (lambda x: x["two"].update(sound=torch.zeros(3, 6, 4)), "Task 'two', modality 'sound': expected (batch, 1 axes, 5"),
+        (
+            lambda x: x["two"].update(sound=torch.zeros(3, 6, 4)),
+            "Task 'two', modality 'sound': expected (batch, 1 axes, 5",
+        ),
         (lambda x: x["two"].update(sound=torch.zeros(3, 6, 2, 5)), "got shape (3, 6, 2, 5)"),
-        (lambda x: x["two"].update(sound=torch.zeros(4, 6, 5)), "batch sizes differ between modalities: sound 4, image 3"),
+        (
+            lambda x: x["two"].update(sound=torch.zeros(4, 6, 5)),
+            "batch sizes differ between modalities: sound 4, image 3",
+        ),
         (lambda x: x["two"].update(sound=torch.full((3, 6, 5), float("nan"))), "NaN or infinite values in sample 0"),
         (lambda x: x["two"].update(sound=torch.zeros(3, 0, 5)), "is empty"),
     ],
