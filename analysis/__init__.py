@@ -2,6 +2,20 @@
 
 from .model_card import model_card
 from .report import write_pictures, write_report
-from .study import METHODS, Study, StudySettings, run_study
+from .run_folder import load_model_folder, open_run_folder
+from .study import KINDS, METHODS, Study, StudySettings, measure_or_read, run_study, select_tasks
 
-__all__ = ["METHODS", "Study", "StudySettings", "model_card", "run_study", "write_pictures", "write_report"]
+__all__ = [
+    "KINDS",
+    "METHODS",
+    "Study",
+    "StudySettings",
+    "load_model_folder",
+    "measure_or_read",
+    "model_card",
+    "open_run_folder",
+    "run_study",
+    "select_tasks",
+    "write_pictures",
+    "write_report",
+]

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +23,7 @@ from ..heterogeneity import (
     measure_heterogeneity,
     random_parameter_groups,
 )
+from ..heterogeneity.distances import MatrixKind
 from ..modeling_highmmt import HighMMTModel
 from ..processing import HighMMTProcessor
 from ..suites import Suite, load_suite
@@ -35,8 +36,10 @@ from ..train import (
     save_model_folder,
     single_task,
 )
+from ..train.trainer import EncodedTasks
 from .model_card import model_card
 from .report import write_report
+from .run_folder import load_model_folder, open_run_folder, read_record
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +49,11 @@ METHODS = {
     "random": "Random groups",
     "highmmt": "HighMMT",
 }
+KINDS: tuple[MatrixKind, ...] = ("unimodal", "interaction")
+GROUP_COUNTS = ("num_unimodal_groups", "num_crossmodal_groups")
+_RECORD = ("test", "components", "course", "seconds")
+# What other commands leave in a run folder, and a comparison must make itself.
+_RESULTS = ("parameter_groups.json", "pretrained", "finetuned", "single_task")
 
 
 @dataclass
@@ -71,7 +79,7 @@ class StudySettings:
     num_seeds: int = 1
 
     def __post_init__(self) -> None:
-        if self.num_seeds < 1:
+        if isinstance(self.num_seeds, bool) or not isinstance(self.num_seeds, int) or self.num_seeds < 1:
             raise ValueError(f"num_seeds={self.num_seeds!r} must be a whole number, 1 or more.")
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,25 +88,52 @@ class StudySettings:
 
     @classmethod
     def for_suite(cls, suite: Suite, *, quick: bool = False, num_seeds: int = 1) -> StudySettings:
-        """The suite's own settings; `quick` cuts epochs, steps and pairs so that every stage runs within a minute."""
+        """The suite's own settings; `quick` cuts epochs, steps and pairs so that every stage runs within a minute.
+
+        Raises:
+            ValueError: a value under `training` that no run can have; the message names suite and setting.
+        """
         training = dict(suite.training)
         epochs = {
             "pretraining": training.pop("num_pretraining_epochs", 40),
             "finetuning": training.pop("num_finetuning_epochs", 20),
         }
-        counts = {name: training.pop(name, None) for name in ("num_unimodal_groups", "num_crossmodal_groups")}
-        heterogeneity = {name: training[name] for name in ("learning_rate", "weight_decay") if name in training}
+        counts = {name: training.pop(name, None) for name in GROUP_COUNTS}
+        # Fine-tuning starts near a good model; the paper, too, takes smaller steps there (1e-4 after 8e-4).
+        slower = training.pop("finetuning_learning_rate", None)
         steps: dict[str, Any] = {}
         if quick:
-            epochs = {"pretraining": 2, "finetuning": 1}
-            steps = {"num_steps": 8, "num_evaluations": 1, "share": 0.15}
-        return cls(
-            pretraining=TrainingSettings.from_dict({"num_epochs": epochs["pretraining"], **training}),
-            finetuning=TrainingSettings.from_dict({"num_epochs": epochs["finetuning"], **training}),
-            heterogeneity=HeterogeneitySettings(**heterogeneity, **steps),
-            num_seeds=num_seeds,
-            **counts,
-        )
+            epochs = {"pretraining": 1, "finetuning": 1}
+            steps = {"num_steps": 4, "num_evaluations": 1, "share": 0.1}
+        try:
+            phases = {
+                name: TrainingSettings.from_dict({"num_epochs": count, **training}) for name, count in epochs.items()
+            }
+            if slower is not None:
+                phases["finetuning"] = dataclasses.replace(phases["finetuning"], learning_rate=slower)
+            shared = {name: training[name] for name in ("learning_rate", "weight_decay") if name in training}
+            heterogeneity = HeterogeneitySettings(**shared, **steps)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"Suite {suite.name!r}, training: {error}") from error
+        return cls(phases["pretraining"], phases["finetuning"], heterogeneity, num_seeds=num_seeds, **counts)
+
+    def check_group_counts(self, suite: Suite) -> None:
+        """Refuse more groups than the suite has members for.
+
+        Raises:
+            ValueError: the message names the suite, the setting and how many there are.
+        """
+        members = {
+            "num_unimodal_groups": ("modality-task pairs", len(suite.modality_task_pairs())),
+            "num_crossmodal_groups": ("interactions", len(suite.interactions())),
+        }
+        for name, (noun, number) in members.items():
+            count = getattr(self, name)
+            if count is not None and not min(1, number) <= count <= number:
+                raise ValueError(
+                    f"Suite {suite.name!r}: training.{name} is {count}, but the suite has {number} {noun}. "
+                    "Give a number up to that, or leave the setting out to have it chosen."
+                )
 
 
 class Study:
@@ -110,14 +145,16 @@ class Study:
         settings: how.
 
     Raises:
-        ValueError: the folder holds a run of another suite or of other settings.
+        ValueError: more groups than the suite can have, or a folder that is not empty and holds no run, a run of
+            another suite or of other settings.
     """
 
     def __init__(self, suite: Suite, folder: Path, settings: StudySettings) -> None:
         self.suite, self.folder, self.settings = suite, folder, settings
-        self._open_folder()
+        settings.check_group_counts(suite)
+        self._claim_folder()
         self._processor: HighMMTProcessor | None = None
-        self._data: dict[str, Any] | None = None
+        self._data: EncodedTasks | None = None
 
     def run(self, on_stage: Callable[[str], Any] = lambda name: None) -> Path:
         """All stages in order.
@@ -138,25 +175,34 @@ class Study:
             stage()
         return self.folder / "report.html"
 
-    def measure(self) -> dict[str, HeterogeneityMatrix]:
+    def measure(self) -> dict[MatrixKind, HeterogeneityMatrix]:
         """Both heterogeneity matrices (section 2.1)."""
         matrices = {}
-        for kind in ("unimodal", "interaction"):
+        for kind in KINDS:
+            started = time.monotonic()
             path = self.folder / "heterogeneity" / f"{kind}.json"
-            if not path.exists():
-                started = time.monotonic()
-                matrix = measure_heterogeneity(
-                    self.suite, self.processor, self.data, kind, self.settings.heterogeneity, path.parent / "runs"
-                )
-                matrix.to_json_file(path)
-                self._add_time(f"heterogeneity, {kind}", time.monotonic() - started)
-            matrices[kind] = HeterogeneityMatrix.from_json_file(path)
+            new = not path.exists()
+            matrices[kind] = measure_or_read(self.suite, kind, self.settings.heterogeneity, path, self._prepare)
+            if new:
+                self._add_seconds(f"heterogeneity, {kind}", time.monotonic() - started)
         return matrices
 
     def group(self) -> ParameterGroups:
-        """The parameter groups, clustered from the matrices (appendix A.3)."""
+        """The parameter groups, clustered from the matrices (appendix A.3).
+
+        Where there is nothing to compare, a single modality-task pair, all parameters are shared.
+        """
         path = self.folder / "parameter_groups.json"
-        if not path.exists():
+        pairs, interactions = self.suite.modality_task_pairs(), self.suite.interactions()
+        if path.exists():
+            try:
+                return ParameterGroups.from_json_file(path).matched_to(pairs, interactions)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error} Delete the file to have it made again.") from error
+        if len(pairs) < 2:
+            logger.warning("Suite %r has one modality-task pair, so there is nothing to group.", self.suite.name)
+            groups = ParameterGroups.share_all(pairs, interactions)
+        else:
             matrices = self.measure()
             groups = cluster_parameter_groups(
                 matrices["unimodal"],
@@ -164,13 +210,22 @@ class Study:
                 num_unimodal_groups=self.settings.num_unimodal_groups,
                 num_crossmodal_groups=self.settings.num_crossmodal_groups,
             )
-            write_json(path, groups.to_dict())
-        return ParameterGroups.from_json_file(path)
+        write_json(path, groups.to_dict())
+        return groups
 
     def train(self) -> dict[str, Any]:
-        """Share none, share all, random groups and HighMMT, for every seed; scores on test data."""
+        """Share none, share all, random groups and HighMMT, for every seed; scores on test data.
+
+        Returns:
+            The content of `metrics.json`.
+        """
+        groups = self.group()
         for number in range(self.settings.num_seeds):
-            self._train_seed(number)
+            self._pretrain(number)
+            for method, variant in self._variants(groups, number).items():
+                self._finetune(method, variant, number)
+            for task in self.suite.tasks:
+                self._train_alone(task, number)
         return self._collect()
 
     def report(self) -> Path:
@@ -186,40 +241,78 @@ class Study:
         return self._processor
 
     @property
-    def data(self) -> dict[str, Any]:
+    def data(self) -> EncodedTasks:
         """Task and split to encoded rows."""
         if self._data is None:
             self._data = encode_suite(self.suite, self.processor)
         return self._data
 
-    def _open_folder(self) -> None:
-        path = self.folder / "run.json"
-        description = {
-            "suite": self.suite.name,
-            "fingerprint": self.suite.fingerprint,
-            "settings": self.settings.to_dict(),
+    def _prepare(self) -> tuple[HighMMTProcessor, EncodedTasks]:
+        return self.processor, self.data
+
+    def _claim_folder(self) -> None:
+        """Open the folder, and write the settings into its `run.json` or see that they are there already."""
+        found, settings = open_run_folder(self.folder, self.suite), self.settings.to_dict()
+        if "settings" not in found:
+            if others := [name for name in _RESULTS if (self.folder / name).exists()]:
+                raise ValueError(
+                    f"{self.folder} holds results of other commands ({', '.join(others)}), which a comparison must "
+                    "make itself. Choose another --output-dir."
+                )
+            write_json(self.folder / "run.json", {**found, "settings": settings})
+        elif found["settings"] != settings:
+            changed = differences(found["settings"], settings)
+            more = [f"and {len(changed) - 3} more"] if len(changed) > 3 else []
+            raise ValueError(
+                f"{self.folder} holds a run with other settings ({', '.join([*changed[:3], *more])}). "
+                "Repeat its command, or choose another --output-dir."
+            )
+
+    def _variants(self, groups: ParameterGroups, number: int) -> dict[str, ParameterGroups]:
+        """Method to the groups that the pretrained model is cloned into."""
+        nodes = list(groups.unimodal), list(groups.crossmodal)
+        counts = groups.num_unimodal_groups, groups.num_crossmodal_groups
+        return {
+            "share_all": ParameterGroups.share_all(*nodes),
+            "random": random_parameter_groups(*nodes, *counts, seed=number),
+            "highmmt": groups,
         }
-        if path.exists():
-            former = read_json(path)
-            if former.get("fingerprint") != description["fingerprint"]:
-                raise ValueError(
-                    f"{self.folder} holds a run of suite {former.get('suite')!r} with other data or options. "
-                    "Choose another --output-dir."
-                )
-            if former.get("settings") != write_and_read(description["settings"]):
-                changed = _differences(former.get("settings", {}), write_and_read(description["settings"]))
-                raise ValueError(
-                    f"{self.folder} holds a run with other settings ({', '.join(changed)}). "
-                    "Repeat its command, or choose another --output-dir."
-                )
+
+    def _pretrain(self, number: int) -> None:
+        folder = self._pretrained_folder(number)
+        if self._record("pretrained", number).exists() and folder.exists():
             return
-        if self.folder.exists() and not self.folder.is_dir():
-            raise ValueError(f"{self.folder} is a file; choose a folder for --output-dir.")
-        if self.folder.exists() and any(self.folder.iterdir()):
-            raise ValueError(f"{self.folder} is not empty and holds no run; choose another --output-dir.")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.suite.save(self.folder / "suite.yaml")
-        write_json(path, description)
+        started = time.monotonic()
+        settings = self._phase("pretraining", number)
+        label = self._label("Pretraining", number)
+        model, result, test = pretrain(self.suite, self.processor, self.data, settings, label)
+        self._save_model(folder, model, test, "pretrained", settings.seed)
+        self._save_record("pretrained", number, model, test, result.to_dict(), time.monotonic() - started)
+
+    def _finetune(self, method: str, groups: ParameterGroups, number: int) -> None:
+        # Of the compared models one is kept: HighMMT's of the first seed.
+        folder = self.folder / "finetuned" if method == "highmmt" and number == 0 else None
+        if self._record(method, number).exists() and (folder is None or folder.exists()):
+            return
+        started = time.monotonic()
+        settings = self._phase("finetuning", number)
+        pretrained, _ = load_model_folder(self._pretrained_folder(number))
+        label = self._label(f"Fine-tuning: {METHODS[method]}", number)
+        model, result, test = finetune(pretrained, groups, self.suite, self.processor, self.data, settings, label)
+        if folder is not None:
+            self._save_model(folder, model, test, "finetuned", settings.seed)
+        self._save_record(method, number, model, test, result.to_dict(), time.monotonic() - started)
+
+    def _train_alone(self, task: str, number: int) -> None:
+        name = f"share_none-{task}"
+        if self._record(name, number).exists():
+            return
+        started = time.monotonic()
+        phases = [self._phase("pretraining", number), self._phase("finetuning", number)]
+        label = self._label(f"Share none: {task}", number)
+        model, results, test = single_task(task, self.suite, self.processor, self.data, phases, label)
+        courses = [result.to_dict() for result in results]
+        self._save_record(name, number, model, test, courses, time.monotonic() - started)
 
     def _phase(self, name: str, number: int) -> TrainingSettings:
         settings = getattr(self.settings, name)
@@ -228,60 +321,8 @@ class Study:
     def _label(self, text: str, number: int) -> str:
         return text if self.settings.num_seeds == 1 else f"{text}, seed {number + 1} of {self.settings.num_seeds}"
 
-    def _train_seed(self, number: int) -> None:
-        groups = self.group()
-        nodes = list(groups.unimodal), list(groups.crossmodal)
-        variants = {
-            "share_all": ParameterGroups.share_all(*nodes),
-            "random": random_parameter_groups(
-                *nodes, groups.num_unimodal_groups, groups.num_crossmodal_groups, seed=number
-            ),
-            "highmmt": groups,
-        }
-        pretrained_folder = self.folder / ("pretrained" if number == 0 else f"seeds/{number}/pretrained")
-        if not (self._record("pretrained", number).exists() and pretrained_folder.exists()):
-            started = time.monotonic()
-            model, result, test = pretrain(
-                self.suite,
-                self.processor,
-                self.data,
-                self._phase("pretraining", number),
-                self._label("Pretraining", number),
-            )
-            self._save_model(pretrained_folder, model, test, "pretrained")
-            self._save_record("pretrained", number, model, test, result.to_dict(), time.monotonic() - started)
-        for method, variant in variants.items():
-            finetuned_folder = self.folder / "finetuned" if method == "highmmt" and number == 0 else None
-            done = finetuned_folder is None or finetuned_folder.exists()
-            if self._record(method, number).exists() and done:
-                continue
-            started = time.monotonic()
-            model, result, test = finetune(
-                HighMMTModel.from_pretrained(pretrained_folder),
-                variant,
-                self.suite,
-                self.processor,
-                self.data,
-                self._phase("finetuning", number),
-                self._label(f"Fine-tuning: {METHODS[method]}", number),
-            )
-            if finetuned_folder is not None:
-                self._save_model(finetuned_folder, model, test, "finetuned")
-            self._save_record(method, number, model, test, result.to_dict(), time.monotonic() - started)
-        self._train_alone(number)
-
-    def _train_alone(self, number: int) -> None:
-        phases = [self._phase("pretraining", number), self._phase("finetuning", number)]
-        for task in self.suite.tasks:
-            name = f"share_none-{task}"
-            if self._record(name, number).exists():
-                continue
-            started = time.monotonic()
-            model, results, test = single_task(
-                task, self.suite, self.processor, self.data, phases, self._label(f"Share none: {task}", number)
-            )
-            courses = [result.to_dict() for result in results]
-            self._save_record(name, number, model, test, courses, time.monotonic() - started)
+    def _pretrained_folder(self, number: int) -> Path:
+        return self.folder / ("pretrained" if number == 0 else f"seeds/{number}/pretrained")
 
     def _record(self, method: str, number: int) -> Path:
         return self.folder / "methods" / f"{method}-seed{number}.json"
@@ -289,32 +330,30 @@ class Study:
     def _save_record(
         self, method: str, number: int, model: HighMMTModel, test: dict[str, float], course: Any, seconds: float
     ) -> None:
-        write_json(
-            self._record(method, number),
-            {"test": test, "components": model.num_parameters_by_component(), "course": course, "seconds": seconds},
-        )
+        values = (test, model.num_parameters_by_component(), course, seconds)
+        write_json(self._record(method, number), dict(zip(_RECORD, values, strict=True)))
 
-    def _save_model(self, folder: Path, model: HighMMTModel, test: dict[str, float], stage: str) -> None:
-        card = model_card(self.suite, model, test, stage)
+    def _save_model(self, folder: Path, model: HighMMTModel, test: dict[str, float], stage: str, seed: int) -> None:
+        report = f"{'../' * len(folder.relative_to(self.folder).parts)}report.html"
+        card = model_card(self.suite, model, test, stage, seed=seed, num_seeds=self.settings.num_seeds, report=report)
         save_model_folder(folder, model, self.processor, card)
 
-    def _add_time(self, stage: str, seconds: float) -> None:
-        path = self.folder / "methods" / "heterogeneity-seconds.json"
-        times = read_json(path) if path.exists() else {}
-        write_json(path, {**times, stage: seconds})
+    def _add_seconds(self, stage: str, seconds: float) -> None:
+        path = self.folder / "heterogeneity" / "seconds.json"
+        write_json(path, {**(read_record(path, ()) if path.exists() else {}), stage: seconds})
 
     def _collect(self) -> dict[str, Any]:
         """`metrics.json` from the records of all methods and seeds that are there."""
         suite, methods = self.suite, {}
         for method, label in METHODS.items():
             found = [self._seed_result(method, number) for number in range(self.settings.num_seeds)]
-            if any(result is None for result in found):
-                continue
-            methods[method] = _summary(label, [result for result in found if result is not None], list(suite.tasks))
+            results = [result for result in found if result is not None]
+            if len(results) == len(found):
+                methods[method] = _summary(label, results, list(suite.tasks))
         history = {}
         for stage, method in (("pretrained", "pretrained"), ("finetuned", "highmmt")):
             if self._record(method, 0).exists():
-                history[stage] = read_json(self._record(method, 0))["course"]["history"]
+                history[stage] = read_record(self._record(method, 0), _RECORD)["course"]["history"]
         metrics = {
             "suite": suite.name,
             "suite_fingerprint": suite.fingerprint,
@@ -332,24 +371,87 @@ class Study:
         return metrics
 
     def _seed_result(self, method: str, number: int) -> dict[str, Any] | None:
-        if method != "share_none":
-            path = self._record(method, number)
-            return read_json(path) if path.exists() else None
-        paths = [self._record(f"share_none-{task}", number) for task in self.suite.tasks]
+        """Scores and parameter counts of a method with one seed; None where it is not finished."""
+        names = [f"share_none-{task}" for task in self.suite.tasks] if method == "share_none" else [method]
+        paths = [self._record(name, number) for name in names]
         if not all(path.exists() for path in paths):
             return None
-        records = [read_json(path) for path in paths]
+        records = [read_record(path, _RECORD) for path in paths]
         components = {part: sum(record["components"][part] for record in records) for part in records[0]["components"]}
         test = {task: score for record in records for task, score in record["test"].items()}
         return {"test": test, "components": components}
 
     def _timings(self) -> dict[str, float]:
-        path = self.folder / "methods" / "heterogeneity-seconds.json"
-        timings = dict(read_json(path)) if path.exists() else {}
-        for record in sorted((self.folder / "methods").glob("*-seed*.json")):
-            method = record.stem.rsplit("-seed", 1)[0].split("-", 1)[0]
-            timings[method] = timings.get(method, 0.0) + read_json(record)["seconds"]
+        """Stage to seconds, those of all seeds together."""
+        path = self.folder / "heterogeneity" / "seconds.json"
+        timings = read_record(path, ()) if path.exists() else {}
+        tasks = [f"share_none-{task}" for task in self.suite.tasks]
+        for number in range(self.settings.num_seeds):
+            for name in ("pretrained", "share_all", "random", "highmmt", *tasks):
+                if (record := self._record(name, number)).exists():
+                    stage = "share_none" if name in tasks else name
+                    timings[stage] = timings.get(stage, 0.0) + read_record(record, _RECORD)["seconds"]
         return timings
+
+
+def select_tasks(suite: Suite, tasks: Iterable[str]) -> Suite:
+    """The suite with these tasks only.
+
+    The suite's numbers of groups are meant for all of its tasks, so a part of them has its own numbers chosen.
+
+    Raises:
+        ValueError: an unknown task, one named twice, or none at all.
+    """
+    chosen = suite.select(tasks)
+    if len(chosen.tasks) == len(suite.tasks):
+        return chosen
+    training = {name: value for name, value in suite.training.items() if name not in GROUP_COUNTS}
+    return dataclasses.replace(chosen, training=training)
+
+
+def measure_or_read(
+    suite: Suite,
+    kind: MatrixKind,
+    settings: HeterogeneitySettings,
+    path: Path,
+    prepare: Callable[[], tuple[HighMMTProcessor, EncodedTasks]],
+) -> HeterogeneityMatrix:
+    """One heterogeneity matrix: the one in the file, or else measured and written there.
+
+    Args:
+        suite, kind, settings: what to measure, and how.
+        path: file of the matrix; finished runs are kept in the folder `runs` beside it.
+        prepare: gives processor and encoded data; called only if something is to be measured.
+
+    Raises:
+        ValueError: the file is broken, or was measured with other settings or on another suite.
+    """
+    if path.exists():
+        try:
+            matrix = HeterogeneityMatrix.from_json_file(path)
+        except ValueError as error:
+            raise ValueError(f"{error} Delete the file to have it measured again.") from error
+        if changed := differences(matrix.settings, settings.to_dict()):
+            raise ValueError(
+                f"{path} was measured with other settings ({', '.join(changed)}); choose another --output-dir, or "
+                "delete the file."
+            )
+        if matrix.suite_fingerprint != suite.fingerprint:
+            raise ValueError(f"{path} was measured on another suite or other data; choose another --output-dir.")
+        return matrix
+    matrix = measure_heterogeneity(suite, *prepare(), kind, settings, path.parent / "runs")
+    matrix.to_json_file(path)
+    return matrix
+
+
+def differences(former: Any, present: Any, prefix: str = "") -> list[str]:
+    """What differs between two settings as plain data, one `"name: x there, y now"` each."""
+    if not (isinstance(former, dict) and isinstance(present, dict)):
+        return [f"{prefix}: {former!r} there, {present!r} now"] if former != present else []
+    changed = []
+    for key in dict.fromkeys([*former, *present]):
+        changed += differences(former.get(key), present.get(key), f"{prefix}.{key}" if prefix else key)
+    return changed
 
 
 def _summary(label: str, seeds: list[dict[str, Any]], tasks: list[str]) -> dict[str, Any]:
@@ -370,22 +472,6 @@ def _summary(label: str, seeds: list[dict[str, Any]], tasks: list[str]) -> dict[
 def _deviation(values: list[float]) -> float | None:
     """Sample standard deviation; None for a single value, whose deviation is unknown."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
-
-
-def write_and_read(values: Any) -> Any:
-    """Values as they come back from JSON, for comparing with what was stored."""
-    import json
-
-    return json.loads(json.dumps(values))
-
-
-def _differences(former: Any, present: Any, prefix: str = "") -> list[str]:
-    if not (isinstance(former, dict) and isinstance(present, dict)):
-        return [f"{prefix}: {former!r} there, {present!r} now"] if former != present else []
-    changed = []
-    for key in dict.fromkeys([*former, *present]):
-        changed += _differences(former.get(key), present.get(key), f"{prefix}.{key}" if prefix else key)
-    return changed
 
 
 def versions() -> dict[str, str]:
@@ -413,8 +499,11 @@ def run_study(
 
     Returns:
         The content of `metrics.json`.
+
+    Raises:
+        ValueError: settings that no run can have, or a folder that holds something else.
     """
     loaded = suite if isinstance(suite, Suite) else load_suite(suite)
     study = Study(loaded, Path(output_dir), StudySettings.for_suite(loaded, quick=quick, num_seeds=num_seeds))
     study.run(on_stage)
-    return read_json(Path(output_dir) / "metrics.json")
+    return dict(read_json(Path(output_dir) / "metrics.json"))

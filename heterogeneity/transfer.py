@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import safetensors.torch
 import torch
-from datasets import Dataset
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..configuration import HighMMTConfig
+from ..configuration.files import write_bytes, write_text
 from ..modeling_highmmt import HighMMTModel, task_loss
-from ..processing import HighMMTProcessor
+from ..processing import HighMMTProcessor, to_device
 from ..suites import Suite
 from ..train import StaggeredSchedule, build_config, build_model, progress_bar
-from ..train.trainer import EncodedTasks
+from ..train.trainer import EncodedTasks, iterate_batches, process_state
 from .completion import complete_matrix
-from .distances import DistanceEstimate, HeterogeneityMatrix, LossScale, heterogeneity_distance, scale_losses
+from .distances import (
+    DistanceEstimate,
+    HeterogeneityMatrix,
+    LossScale,
+    MatrixKind,
+    heterogeneity_distance,
+    scale_losses,
+)
 
-Kind = Literal["unimodal", "interaction"]
 LOSS_SCALES: tuple[LossScale, ...] = ("null", "none")
+VALIDATION_BATCH_SIZE = 256
 
 
 @dataclass(frozen=True)
@@ -34,7 +46,8 @@ class HeterogeneitySettings:
 
     Args:
         num_steps: optimizer steps of every run, from scratch or after a transfer.
-        num_evaluations: times the validation loss is taken, evenly spread; the best one counts.
+        num_evaluations: times the validation loss is taken, evenly spread; the best one counts. More than there are
+            steps means after every step.
         batch_size: rows of one step.
         learning_rate, weight_decay: of AdamW.
         share: share of the unordered pairs of nodes that is measured; the rest is imputed.
@@ -47,12 +60,12 @@ class HeterogeneitySettings:
         ValueError: a setting that no measurement can have; the message names it.
     """
 
-    num_steps: int = 60
-    num_evaluations: int = 4
+    num_steps: int = 48
+    num_evaluations: int = 3
     batch_size: int = 32
     learning_rate: float = 2e-3
     weight_decay: float = 0.1
-    share: float = 0.5
+    share: float = 0.35
     num_seeds: int = 1
     rank: int = 3
     loss_scale: LossScale = "null"
@@ -63,12 +76,20 @@ class HeterogeneitySettings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}={value!r} must be a whole number, 1 or more.")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise ValueError(f"seed={self.seed!r} must be a whole number, 0 or more.")
+        for name in ("learning_rate", "weight_decay", "share"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise ValueError(f"{name}={value!r} must be a finite number.")
         if not 0 < self.share <= 1:
             raise ValueError(f"share={self.share!r} must be above 0 and at most 1.")
         if self.loss_scale not in LOSS_SCALES:
             raise ValueError(f"loss_scale={self.loss_scale!r} is not one of {', '.join(LOSS_SCALES)}.")
-        if not self.learning_rate > 0 or self.weight_decay < 0:
-            raise ValueError("learning_rate must be positive and weight_decay must not be negative.")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate={self.learning_rate!r} must be positive.")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay={self.weight_decay!r} must not be negative.")
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain data."""
@@ -90,35 +111,34 @@ class RunLog:
         self.path = path
         self.losses: dict[str, float] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            self._read(owner)
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        # A last line without its end belongs to a run that died while it was written: it is not finished.
+        lines = text.splitlines()[: text.count("\n")]
+        if lines:
+            self._read(lines, owner)
         else:
-            self._append(owner)
+            lines = [json.dumps(owner)]
+        whole = "".join(f"{line}\n" for line in lines)
+        if whole != text:
+            write_text(path, whole)
 
-    def _read(self, owner: dict[str, Any]) -> None:
-        text = self.path.read_text(encoding="utf-8")
-        lines = text.splitlines()
-        if not text.endswith("\n"):
-            # The process died within a line: that run is not finished.
-            lines = lines[:-1]
-        if not lines or json.loads(lines[0]) != owner:
+    def _read(self, lines: list[str], owner: dict[str, Any]) -> None:
+        try:
+            first, *runs = (json.loads(line) for line in lines)
+            losses = {run["run"]: float(run["loss"]) for run in runs}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{self.path} is damaged ({error!r}). Delete it to have its runs made again.") from error
+        if first != owner:
             raise ValueError(
                 f"{self.path} holds runs of another suite or other settings. Use another output folder, or delete it."
             )
-        for line in lines[1:]:
-            run = json.loads(line)
-            self.losses[run["run"]] = run["loss"]
-        if not text.endswith("\n"):
-            self.path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        self.losses = losses
 
     def add(self, run: str, loss: float) -> None:
         """Remember the loss of a finished run."""
         self.losses[run] = loss
-        self._append({"run": run, "loss": loss})
-
-    def _append(self, values: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(values) + "\n")
+            stream.write(json.dumps({"run": run, "loss": loss}) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
 
@@ -127,13 +147,17 @@ class TransferMeasurement:
     """All runs of one heterogeneity matrix, each made once.
 
     A node is a modality-task pair (`kind="unimodal"`: encoder and linear head) or an interaction
-    (`"interaction"`: encoder, crossmodal transformer and head on both ordered pairs).
+    (`"interaction"`: encoder, crossmodal transformer and head on both ordered pairs). Its rows are those of the task
+    that have all of the node's modalities.
 
     Args:
         suite, processor, data: what to measure on; `data` is task and split to encoded rows.
         kind: which matrix.
         settings: the same for every run.
         folder: where finished runs and trained sources are kept.
+
+    Raises:
+        ValueError: runs of another suite or other settings are in the folder, or several processes were launched.
 
     Source: Liang et al., TMLR 05/2023, equations 1 to 4 (unimodal) and 6 to 8 (interaction).
     """
@@ -143,16 +167,26 @@ class TransferMeasurement:
         suite: Suite,
         processor: HighMMTProcessor,
         data: EncodedTasks,
-        kind: Kind,
+        kind: MatrixKind,
         settings: HeterogeneitySettings,
         folder: Path,
     ) -> None:
-        self.suite, self.processor, self.data = suite, processor, data
+        state = process_state()
+        if state.num_processes > 1:
+            raise ValueError(
+                f"Heterogeneity is measured by one process, but {state.num_processes} were launched, which would all "
+                "make the same runs. Measure without `accelerate launch`, then train with it."
+            )
+        self.device = state.device
+        self.suite, self.processor = suite, processor
         self.kind, self.settings, self.folder = kind, settings, folder
         self.nodes = suite.modality_task_pairs() if kind == "unimodal" else suite.interactions()
         owner = {"suite": suite.fingerprint, "kind": kind, "settings": settings.to_dict()}
         self.log = RunLog(folder / f"{kind}-runs.jsonl", owner)
-        self._validation: dict[str, dict[str, Any]] = {}
+        self._columns = {
+            (task, split): data[task][split].with_format("arrow") for task in suite.tasks for split in data[task]
+        }
+        self._rows: dict[tuple[str, str], np.ndarray] = {}
         self.on_run: Callable[[], Any] = lambda: None
 
     def scratch_loss(self, node: str, seed: int) -> float:
@@ -164,12 +198,16 @@ class TransferMeasurement:
         return self.log.losses[run]
 
     def transfer_loss(self, source: str, target: str, seed: int) -> float:
-        """L*_{m->n}: the same on the target, its shared parameters those that were trained on the source (eq. 3, 7)."""
+        """L*_{m->n}: the same on the target, its shared parameters first trained on the source (eq. 3, 7)."""
         run = f"{source}->{target}#{seed}"
         if run not in self.log.losses:
             if not self._source_path(source, seed).exists():
                 self._train_source(source, seed)
-            loss, _ = self._train(target, seed, load_file(self._source_path(source, seed)))
+            start = safetensors.torch.load_file(self._source_path(source, seed))
+            try:
+                loss, _ = self._train(target, seed, start)
+            except FloatingPointError as error:
+                raise FloatingPointError(f"After training on {source}: {error}") from error
             self.log.add(run, loss)
             self.on_run()
         return self.log.losses[run]
@@ -178,22 +216,25 @@ class TransferMeasurement:
         """Validation loss of the best constant prediction: class shares or mean of the training labels.
 
         Raises:
-            ValueError: the constant is never wrong, so there is nothing to learn; the message names the task.
+            ValueError: there is nothing to learn, as all training labels are the same or the constant is never wrong;
+                the message names the node.
         """
         task = node.split("/", 1)[0]
-        labels = [self._labels(task, split) for split in ("train", "validation")]
-        description = self.processor.task_configs()[task]
-        if description["problem_type"] == "single_label_classification":
-            counts = torch.bincount(labels[0], minlength=description["num_labels"]).float()
-            logits = (counts.clamp_min(0.5) / counts.clamp_min(0.5).sum()).log()
-        elif description["problem_type"] == "regression":
-            logits = labels[0].mean(0)
+        train, validation = (self._labels(node, split) for split in ("train", "validation"))
+        description = build_config(self.suite, self.processor, [task]).tasks[task]
+        if description.problem_type == "single_label_classification":
+            counts = torch.bincount(train, minlength=description.num_labels).double().clamp_min(0.5)
+            logits = (counts / counts.sum()).log()
+        elif description.problem_type == "regression":
+            logits = train.double().mean(0)
         else:
-            logits = torch.logit(labels[0].mean(0).clamp(1e-3, 1 - 1e-3))
-        config = build_config(self.suite, self.processor, [task]).tasks[task]
-        loss = float(task_loss(task, config, logits.expand(len(labels[1]), -1), labels[1]))
-        if not loss > 0:
-            raise ValueError(f"Task {task!r}: its validation target is constant; heterogeneity has no unit there.")
+            logits = torch.logit(train.double().mean(0).clamp(1e-3, 1 - 1e-3))
+        loss = float(task_loss(task, description, logits.expand(len(validation), -1), validation))
+        if not loss > 0 or bool((train == train[0]).all()):
+            raise ValueError(
+                f"{node}: the target of the rows that have this input is constant, so heterogeneity has no unit. "
+                f"Leave task {task!r} out, or choose other splits."
+            )
         return loss
 
     def remove_sources(self) -> None:
@@ -203,17 +244,37 @@ class TransferMeasurement:
     def _train_source(self, node: str, seed: int) -> float:
         loss, state = self._train(node, seed, None)
         # The head of a source never transfers.
-        shared = {name: value.contiguous() for name, value in state.items() if not name.startswith("heads.")}
-        self._source_path(node, seed).parent.mkdir(parents=True, exist_ok=True)
-        save_file(shared, self._source_path(node, seed))
+        shared = {name: value.cpu().contiguous() for name, value in state.items() if not name.startswith("heads.")}
+        write_bytes(self._source_path(node, seed), safetensors.torch.save(shared))
         return loss
 
     def _source_path(self, node: str, seed: int) -> Path:
         return self.folder / f"{self.kind}-sources" / f"{node.replace('/', '.')}-seed{seed}.safetensors"
 
-    def _labels(self, task: str, split: str) -> Tensor:
-        rows = self.data[task][split].with_format("arrow")[:]
-        return self.processor.collate(task, rows, modalities=[])["labels"][task]
+    def _labels(self, node: str, split: str) -> Tensor:
+        task = node.split("/", 1)[0]
+        table = self._columns[task, split].select_columns(["labels"])[self._row_numbers(node, split)]
+        return self.processor.collate(task, table, modalities=[])["labels"][task]
+
+    def _row_numbers(self, node: str, split: str) -> np.ndarray:
+        """Rows of a split that have all of the node's modalities; the model reads no sample without any input."""
+        if (node, split) not in self._rows:
+            names = self._modalities(node)
+            table: pa.Table = self._columns[node.split("/", 1)[0], split].select_columns(names)[:]
+            lengths = [pc.fill_null(pc.list_value_length(table[name]), 0).to_numpy() for name in names]
+            self._rows[node, split] = np.flatnonzero(np.min(lengths, axis=0) > 0)
+        if not len(self._rows[node, split]):
+            raise ValueError(
+                f"{node}: no row of the {split} split has this input; leave the modality or the task out."
+            )
+        return self._rows[node, split]
+
+    def _batch(self, node: str, split: str, rows: np.ndarray) -> dict[str, Any]:
+        task = node.split("/", 1)[0]
+        table = self._columns[task, split][self._row_numbers(node, split)[rows]]
+        batch = self.processor.collate(task, table, modalities=self._modalities(node))
+        batch.pop("row", None)
+        return to_device(batch, self.device)
 
     def _modalities(self, node: str) -> list[str]:
         return node.split("/", 1)[1].split("+")
@@ -224,68 +285,65 @@ class TransferMeasurement:
         # Every node's model has the same standard width, whatever modality it reads, so that parameters fit.
         tasks = {task: {**asdict(config.tasks[task]), "modalities": self._modalities(node)}}
         values = {**config.to_dict(), "tasks": tasks, "parameter_groups": None}
-        return build_model(type(config)(**values), seed)
+        model = build_model(HighMMTConfig(**values), seed)
+        model.to(self.device)
+        return model
 
     def _train(self, node: str, seed: int, start: dict[str, Tensor] | None) -> tuple[float, dict[str, Tensor]]:
+        """Best validation loss and the weights that had it, from new weights or from those of a source."""
         settings = self.settings
         task = node.split("/", 1)[0]
         model = self._model(node, seed)
         if start is not None:
-            # Vectors of token ids stay new where the source has no text of its own.
-            own = {name: value for name, value in start.items() if not name.startswith("token_embeddings.")}
-            model.load_state_dict(own, strict=False)
+            # A source trains vectors of its own token ids only, so those of other texts are still as new.
+            model.load_state_dict({**model.state_dict(), **start})
         torch.manual_seed(seed)
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
-        rows = self.data[task]["train"].with_format("arrow")
-        schedule = StaggeredSchedule({task: len(rows)}, {task: settings.batch_size}, seed=seed)
+        rows = {task: len(self._row_numbers(node, "train"))}
+        schedule = StaggeredSchedule(rows, {task: settings.batch_size}, seed=seed)
         evaluate_at = set(np.linspace(0, settings.num_steps, settings.num_evaluations + 1).round().astype(int)[1:])
-        best, best_state, step, epoch = float("inf"), dict(model.state_dict()), 0, 0
-        model.train()
-        while step < settings.num_steps:
-            for batches in schedule.epoch(epoch):
-                batch = self.processor.collate(task, rows[batches[task]], modalities=self._modalities(node))
-                batch.pop("row", None)
-                loss = model(**batch).losses[task]
-                optimizer.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
-                step += 1
-                if step in evaluate_at:
-                    value = self._validation_loss(model, node)
-                    if value < best:
-                        best = value
-                        best_state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-                if step == settings.num_steps:
-                    break
-            epoch += 1
-        if not np.isfinite(best):
-            raise FloatingPointError(
-                f"{node}: the validation loss is not finite after {settings.num_steps} steps. Lower learning_rate "
-                f"({settings.learning_rate:g})."
-            )
+        best, best_state = math.inf, {}
+        order = (batches[task] for epoch in itertools.count() for batches in schedule.epoch(epoch))
+        for step, batch_rows in enumerate(itertools.islice(order, settings.num_steps), start=1):
+            model.train()
+            loss = model(**self._batch(node, "train", batch_rows)).losses[task]
+            self._require_finite(loss.item(), f"{node}: the training loss of step {step}")
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            if step in evaluate_at:
+                value = self._validation_loss(model, node)
+                self._require_finite(value, f"{node}: the validation loss after step {step}")
+                if value < best:
+                    best = value
+                    best_state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         return best, best_state
+
+    def _require_finite(self, loss: float, what: str) -> None:
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"{what} is {loss}. Lower learning_rate ({self.settings.learning_rate:g}) or look for extreme "
+                "values with `highmmt inspect`."
+            )
 
     @torch.no_grad()
     def _validation_loss(self, model: HighMMTModel, node: str) -> float:
         task = node.split("/", 1)[0]
-        if node not in self._validation:
-            rows = self.data[task]["validation"].with_format("arrow")[:]
-            self._validation[node] = self.processor.collate(task, rows, modalities=self._modalities(node))
-            self._validation[node].pop("row", None)
         model.eval()
-        loss = float(model(**self._validation[node]).losses[task])
-        model.train()
-        return loss
+        count, total = len(self._row_numbers(node, "validation")), 0.0
+        for rows in iterate_batches(count, VALIDATION_BATCH_SIZE):
+            total += float(model(**self._batch(node, "validation", rows)).losses[task]) * len(rows)
+        return total / count
 
 
 def measure_heterogeneity(
     suite: Suite,
     processor: HighMMTProcessor,
-    data: dict[str, dict[str, Dataset]],
-    kind: Kind,
+    data: EncodedTasks,
+    kind: MatrixKind,
     settings: HeterogeneitySettings,
     folder: Path,
 ) -> HeterogeneityMatrix:
@@ -329,19 +387,25 @@ def measure_heterogeneity(
                 scale_losses(scratch, settings.loss_scale, null_losses=null, nodes=nodes),
             )
 
-        completed = complete_matrix(measure, count, budget, rank=settings.rank, seed=settings.seed)
+        # A suite of tasks with one modality each has no interactions.
+        completed = complete_matrix(measure, max(count, 1), budget, rank=settings.rank, seed=settings.seed)
     measured = distances()
     measurement.remove_sources()
-    errors = np.where(completed.measured, measured.standard_errors, completed.standard_errors)
+    known = completed.measured[:count, :count]
+    errors = np.where(known, measured.standard_errors, completed.standard_errors[:count, :count])
     return HeterogeneityMatrix(
         kind=kind,
         nodes=list(nodes),
         transfer=measured.transfer,
-        values=completed.values,
+        values=completed.values[:count, :count],
         standard_errors=errors,
-        measured=completed.measured,
+        measured=known,
         losses={
             "scratch": {node: scratch[:, index].tolist() for index, node in enumerate(nodes)},
+            "transfer": {
+                f"{nodes[source]}->{nodes[target]}": transfer[:, source, target].tolist()
+                for source, target in np.argwhere(np.isfinite(transfer).all(axis=0))
+            },
             "null": {node: float(null[index]) for index, node in enumerate(nodes)},
         },
         loss_scale=settings.loss_scale,

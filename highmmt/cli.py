@@ -4,33 +4,59 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from . import __version__
 
+ABOUT = "One small model for many modalities and tasks: measure heterogeneity, group parameters, train, predict."
+EPILOG = "Start with: highmmt run starter --quick --output-dir runs/quick. More on a command: highmmt COMMAND --help"
+# Typer raises errors of click, or of a copy of click that it carries; either way this is their common parent.
+UsageError: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="highmmt",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="One small model for many modalities and tasks: measure heterogeneity, group parameters, train, predict.",
-    epilog="Start with: highmmt run starter --output-dir runs/starter",
+    help=ABOUT,
+    epilog=EPILOG,
 )
-out = Console()
+# Files and pipes have no width; tables there are as wide as they need.
+out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
 err = Console(stderr=True)
 
-SuiteArgument = Annotated[str, typer.Argument(help="Name of a suite of this package (starter) or path of its YAML file.")]
-OutputDir = Annotated[Path, typer.Option("--output-dir", "-o", help="Folder of the run; made if need be.")]
-Quick = Annotated[bool, typer.Option("--quick", help="Few steps and pairs: every stage, within a minute.")]
+_DATA, _TRAINING, _MEASURING, _RESULT = "What to work on", "How to train", "How to measure", "Where results go"
+SuiteArgument = Annotated[
+    str, typer.Argument(help="Name of a suite of this package (starter) or path of a suite's YAML file.")
+]
+ModelArgument = Annotated[Path, typer.Argument(help="Model folder, such as runs/starter/finetuned.")]
+RunArgument = Annotated[Path, typer.Argument(help="Run folder: the --output-dir of an earlier command.")]
+OutputDir = Annotated[
+    Path,
+    typer.Option(
+        "--output-dir", "-o", help="Folder of the run, made if need be.", rich_help_panel=_RESULT, show_default=False
+    ),
+]
+Tasks = Annotated[
+    str | None, typer.Option(help="Only these tasks, separated by commas: digits,motion.", rich_help_panel=_DATA)
+]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="Few steps and pairs, to see every stage within a minute; scores mean little.")
+]
 
 
 class Recipe(str, Enum):
@@ -55,76 +81,94 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(help=ABOUT, epilog=EPILOG)
 def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
-    """One small model for many modalities and tasks: measure heterogeneity, group parameters, train, predict."""
+    """Options of all commands."""
 
 
 @app.command()
 def run(
     suite: SuiteArgument,
     output_dir: OutputDir,
+    tasks: Tasks = None,
     quick: Quick = False,
-    seeds: Annotated[int, typer.Option(min=1, help="Repetitions of all training; the table gives mean and deviation.")] = 1,
-    tasks: Annotated[str | None, typer.Option(help="Only these tasks of the suite, separated by commas.")] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Repetitions of all training; the table then gives mean and deviation.")
+    ] = 1,
 ) -> None:
-    """The whole workflow: heterogeneity, groups, pretraining, fine-tuning, comparison, report.
+    """The whole workflow on a suite, with a report at the end.
 
-    What an earlier, interrupted call of the same command finished is not repeated.
+    Measures heterogeneity, groups parameters, pretrains one shared model, clones it into the groups, fine-tunes, and
+    compares the result on test data with sharing everything, nothing, and random groups. An interrupted run goes on
+    where it was when the same command is given again.
 
-    Example: highmmt run starter --output-dir runs/starter
+    Example: highmmt run starter --output-dir runs/starter --seeds 3
     """
-    loaded = _load_suite(suite, tasks)
-    from .analysis import METHODS, run_study
+    with _writes_to(output_dir):
+        loaded = _load_suite(suite, tasks)
+        from .analysis import METHODS, run_study
 
-    stages = {
-        "heterogeneity": "1/4 Heterogeneity: train on one, transfer to another",
-        "groups": "2/4 Parameter groups",
-        "training": "3/4 Training: pretrain, clone into groups, fine-tune, and the alternatives",
-        "report": "4/4 Report",
-    }
-    metrics = run_study(
-        loaded, output_dir, quick=quick, num_seeds=seeds, on_stage=lambda name: err.print(f"[bold]{stages[name]}[/]")
-    )
+        stages = {
+            "heterogeneity": "1/4 Heterogeneity: train on one, transfer to another",
+            "groups": "2/4 Parameter groups",
+            "training": "3/4 Training: pretrain, clone into groups, fine-tune, and the alternatives",
+            "report": "4/4 Report",
+        }
+        metrics = run_study(
+            loaded, output_dir, quick=quick, num_seeds=seeds, on_stage=lambda name: _say(f"[bold]{stages[name]}[/]")
+        )
     _print_comparison(metrics, METHODS)
-    out.print(f"\nReport: {output_dir / 'report.html'}\nModel:  {output_dir / 'finetuned'}", highlight=False, soft_wrap=True)
+    _tell(f"\nReport: {output_dir / 'report.html'}\nModel:  {output_dir / 'finetuned'}")
 
 
 @app.command()
 def train(
     suite: SuiteArgument,
     output_dir: OutputDir,
-    recipe: Annotated[Recipe, typer.Option(help="pretrain: one shared model. finetune: its clones in parameter groups. single_task: one model per task.")] = Recipe.pretrain,
+    tasks: Tasks = None,
+    recipe: Annotated[
+        Recipe,
+        typer.Option(
+            help="pretrain: one shared model. finetune: clones of it, in parameter groups. single_task: one per task.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = Recipe.pretrain,
+    groups: Annotated[
+        Path | None,
+        typer.Option(
+            help="For finetune: file of parameter groups. Default: OUTPUT_DIR/parameter_groups.json.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs. Default: the suite's.", rich_help_panel=_TRAINING)
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Learning rate. Default: the suite's.", rich_help_panel=_TRAINING)
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of data order and new parameters.", rich_help_panel=_TRAINING)] = 0,
     quick: Quick = False,
-    tasks: Annotated[str | None, typer.Option(help="Only these tasks of the suite, separated by commas.")] = None,
-    groups: Annotated[Path | None, typer.Option(help="finetune: parameter groups; default OUTPUT_DIR/parameter_groups.json.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs; default: the suite's.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Learning rate; default: the suite's.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of data order and new parameters.")] = 0,
 ) -> None:
-    """Train one recipe; the model folder is OUTPUT_DIR/pretrained, /finetuned or /single_task/TASK.
+    """One training recipe on a suite, without the comparison.
 
-    Example: highmmt train starter --recipe pretrain --output-dir runs/starter
+    The model goes to OUTPUT_DIR/pretrained, OUTPUT_DIR/finetuned or OUTPUT_DIR/single_task/TASK and replaces an older
+    one there. Prints its scores on test data.
+
+    Example: highmmt train starter --recipe pretrain --output-dir runs/mine
+
+    Then: highmmt train starter --recipe finetune --groups groups.json --output-dir runs/mine
     """
-    loaded = _load_suite(suite, tasks)
-    from .commands import train_recipe
-
     changes = {"num_epochs": epochs, "learning_rate": learning_rate, "seed": seed}
-    scores = train_recipe(
-        loaded,
-        output_dir,
-        recipe.value,
-        quick=quick,
-        groups=groups,
-        changes={name: value for name, value in changes.items() if value is not None},
-    )
-    table = Table(title=f"{recipe.value} on {loaded.name}, test data")
-    for column in ("task", "metric", "value"):
-        table.add_column(column, justify="right" if column == "value" else "left")
+    with _writes_to(output_dir):
+        loaded = _load_suite(suite, tasks)
+        from .commands import train_recipe
+
+        scores = train_recipe(loaded, output_dir, recipe.value, quick=quick, groups=groups, changes=_given(changes))
+    table = _table(f"{recipe.value} on {loaded.name}, test data", "task", "metric", value="right")
     for task, value in scores.items():
         table.add_row(task, loaded.task(task).metric, f"{value:.3f}")
     out.print(table)
@@ -134,46 +178,62 @@ def train(
 def heterogeneity(
     suite: SuiteArgument,
     output_dir: OutputDir,
+    tasks: Tasks = None,
+    share: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the pairs that is measured, above 0 and up to 1; the rest is imputed.",
+            rich_help_panel=_MEASURING,
+        ),
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Runs of every entry.", rich_help_panel=_MEASURING)] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimizer steps of every run.", rich_help_panel=_MEASURING)
+    ] = None,
     quick: Quick = False,
-    share: Annotated[float | None, typer.Option(help="Share of the pairs that is measured, 0 to 1; the rest is imputed.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Runs of every entry.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps of every run.")] = None,
-    tasks: Annotated[str | None, typer.Option(help="Only these tasks of the suite, separated by commas.")] = None,
 ) -> None:
-    """Both heterogeneity matrices, as OUTPUT_DIR/heterogeneity/unimodal.json and interaction.json.
+    """How different modalities and their interactions are.
 
-    Example: highmmt heterogeneity starter --output-dir runs/starter --share 0.5 --seeds 3
+    Writes OUTPUT_DIR/heterogeneity/unimodal.json and interaction.json, and prints both. Every entry is a transfer:
+    train on one, then on the other, and compare with training from scratch.
+
+    Example: highmmt heterogeneity starter --share 0.5 --seeds 3 --output-dir runs/mine
     """
-    loaded = _load_suite(suite, tasks)
-    from .commands import measure_suite
-
     changes = {"share": share, "num_seeds": seeds, "num_steps": steps}
-    matrices = measure_suite(
-        loaded, output_dir, quick=quick, changes={name: value for name, value in changes.items() if value is not None}
-    )
+    with _writes_to(output_dir):
+        loaded = _load_suite(suite, tasks)
+        from .commands import measure_suite
+
+        matrices = measure_suite(loaded, output_dir, quick=quick, changes=_given(changes))
     for matrix in matrices.values():
         _print_matrix(matrix)
 
 
 @app.command()
 def cluster(
-    folder: Annotated[Path, typer.Argument(help="Run folder with heterogeneity/unimodal.json and interaction.json.")],
-    unimodal_groups: Annotated[int | None, typer.Option(min=1, help="Number of unimodal groups |U|.")] = None,
-    crossmodal_groups: Annotated[int | None, typer.Option(min=1, help="Number of crossmodal groups |C|.")] = None,
+    folder: RunArgument,
+    unimodal_groups: Annotated[int | None, typer.Option(min=1, help="Number of unimodal groups, |U|.")] = None,
+    crossmodal_groups: Annotated[int | None, typer.Option(min=1, help="Number of crossmodal groups, |C|.")] = None,
     k: Annotated[int | None, typer.Option(min=2, help="Number of groups of both kinds together.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="File to write. Default: FOLDER/parameter_groups.json.", rich_help_panel=_RESULT),
+    ] = None,
 ) -> None:
-    """Parameter groups from the matrices, as FOLDER/parameter_groups.json. Without numbers they are chosen by silhouette.
+    """Parameter groups from measured heterogeneity.
 
-    Example: highmmt cluster runs/starter --k 6
+    Reads FOLDER/heterogeneity/unimodal.json and interaction.json. Numbers of groups that are not given are chosen by
+    silhouette.
+
+    Example: highmmt cluster runs/mine --k 6
     """
-    from .commands import cluster_folder
+    with _writes_to(output.parent if output else folder):
+        from .commands import cluster_folder
 
-    groups = cluster_folder(
-        folder, num_unimodal_groups=unimodal_groups, num_crossmodal_groups=crossmodal_groups, k=k
-    )
-    table = Table(title=f"Parameter groups, {folder / 'parameter_groups.json'}")
-    table.add_column("group")
-    table.add_column("members")
+        path, groups = cluster_folder(
+            folder, output, num_unimodal_groups=unimodal_groups, num_crossmodal_groups=crossmodal_groups, k=k
+        )
+    table = _table(f"Parameter groups, {path}", "group", "members")
     for letter, nodes, count in (
         ("U", groups.unimodal, groups.num_unimodal_groups),
         ("C", groups.crossmodal, groups.num_crossmodal_groups),
@@ -185,10 +245,10 @@ def cluster(
 
 @app.command()
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Model folder, such as runs/starter/finetuned.")],
+    model: ModelArgument,
     suite: SuiteArgument,
-    split: Annotated[Split, typer.Option(help="Which rows.")] = Split.test,
-    tasks: Annotated[str | None, typer.Option(help="Only these tasks, separated by commas.")] = None,
+    tasks: Tasks = None,
+    split: Annotated[Split, typer.Option(help="Which rows.", rich_help_panel=_DATA)] = Split.test,
 ) -> None:
     """Loss and metric of a saved model on a suite's data.
 
@@ -197,155 +257,227 @@ def evaluate(
     loaded = _load_suite(suite, tasks)
     from .commands import evaluate_folder
 
-    table = Table(title=f"{model} on {loaded.name}, {split.value} data")
-    for column in ("task", "rows", "loss", "metric", "value"):
-        table.add_column(column, justify="left" if column in ("task", "metric") else "right")
-    for task, values in evaluate_folder(model, loaded, split.value).items():
+    values = evaluate_folder(model, loaded, split.value)
+    title = f"{model} on {loaded.name}, {split.value} data"
+    table = _table(title, "task", rows="right", loss="right", metric="left", value="right")
+    for task, found in values.items():
         metric = loaded.task(task).metric
-        table.add_row(task, str(int(values["rows"])), f"{values['loss']:.3f}", metric, f"{values[metric]:.3f}")
+        table.add_row(task, str(int(found["rows"])), f"{found['loss']:.3f}", metric, f"{found[metric]:.3f}")
     out.print(table)
 
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(help="Model folder, such as runs/starter/finetuned.")],
-    task: Annotated[str, typer.Option(help="Which of the model's tasks.")],
-    input: Annotated[Path, typer.Option(help="Parquet, CSV or JSON-lines file with the task's raw columns.")],  # noqa: A002
-    output: Annotated[Path | None, typer.Option(help="Predictions, Parquet, CSV or JSON lines; default: INPUT.predictions.parquet.")] = None,
+    model: ModelArgument,
+    task: Annotated[str, typer.Option(help="Which of the model's tasks.", rich_help_panel=_DATA, show_default=False)],
+    input: Annotated[  # noqa: A002
+        Path,
+        typer.Option(
+            help="Parquet, CSV or JSON-lines file with the task's raw columns; others are ignored.",
+            rich_help_panel=_DATA,
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Predictions as .parquet, .csv or .jsonl. Default: INPUT's name with .predictions.parquet, here.",
+            rich_help_panel=_RESULT,
+        ),
+    ] = None,
 ) -> None:
-    """Predictions of a saved model for a file of rows, with probabilities.
+    """Predictions of a saved model for a file of rows.
+
+    Writes one row for each row of the file, in its order: the row's number, the predicted class, its probability and
+    those of all classes; or, for a regression, the predicted quantities in their own units.
 
     Example: highmmt predict runs/starter/finetuned --task digits --input rows.parquet --output digits.csv
     """
-    _quiet_libraries()
-    from .commands import predict_file
+    with _writes_to(output.parent if output else Path()):
+        _prepare_libraries()
+        from .commands import predict_file
 
-    written, rows = predict_file(model, task, input, output)
-    out.print(f"{rows} predictions: {written}", highlight=False, soft_wrap=True)
+        written, rows = predict_file(model, task, input, output)
+    _tell(f"{rows} predictions: {written}")
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
-    """Write FOLDER/report.html from what the run folder holds.
+def report(folder: RunArgument) -> None:
+    """The page of a run, FOLDER/report.html, from what the folder holds so far.
 
     Example: highmmt report runs/starter
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such run folder.")
-    from .analysis import write_report
+    with _writes_to(folder):
+        from .commands import report_folder
 
-    out.print(f"Report: {write_report(folder)}", highlight=False, soft_wrap=True)
+        _tell(f"Report: {report_folder(folder)}")
 
 
 @app.command()
 def inspect(
     suite: SuiteArgument,
-    task: Annotated[str | None, typer.Option(help="One task; without it, all in short.")] = None,
+    task: Annotated[str | None, typer.Option(help="One task; without it, all.", rich_help_panel=_DATA)] = None,
 ) -> None:
-    """What a suite's tasks look like: rows, shapes, ranges, missing values, classes.
+    """What a suite's data looks like: rows, shapes, ranges, missing values, classes.
 
     Example: highmmt inspect starter --task liver
     """
     loaded = _load_suite(suite, None)
+    names = [task] if task else list(loaded.tasks)
+    specs = [loaded.task(name) for name in names]
     from .commands import inspect_task
 
-    for name in [task] if task else list(loaded.tasks):
+    for name, spec in zip(names, specs, strict=True):
         summary = inspect_task(loaded, name)
-        spec = loaded.task(name)
         splits = ", ".join(f"{split} {rows}" for split, rows in summary["rows"].items())
-        out.print(f"[bold]{name}[/] ({spec.area}): {splits}; metric {spec.metric}", highlight=False)
+        area = f" ({spec.area})" if spec.area else ""
+        out.print(f"[bold]{name}[/]{escape(area)}: {splits}; metric {spec.metric}", highlight=False, soft_wrap=True)
         if spec.description:
-            out.print(f"  {spec.description}", highlight=False, soft_wrap=True)
-        table = Table()
-        for column in ("modality", "kind", "elements x channels", "range", "missing", "absent"):
-            table.add_column(column)
+            _tell(f"  {spec.description}")
+        keys = ("kind", "shape", "range", "missing", "absent")
+        table = _table(None, "modality", "kind", "elements x channels", "range", "missing", "absent")
         for modality, values in summary["modalities"].items():
-            table.add_row(modality, values["kind"], values["shape"], values["range"], values["missing"], values["absent"])
+            table.add_row(modality, *(values[key] for key in keys))
         out.print(table)
-        out.print(f"  target: {summary['target']}\n", highlight=False, soft_wrap=True)
+        _tell(f"  target: {summary['target']}\n")
 
 
 def main() -> None:
-    """Entry point: user errors are one line and exit code 2, never a traceback."""
-    code = 0
+    """Entry point: success is 0; user errors are one line on stderr and 2, never a traceback; Ctrl-C is 130."""
     try:
-        result = app(standalone_mode=False)
+        result = app(sys.argv[1:] or ["--help"], prog_name="highmmt", standalone_mode=False)
         code = result if isinstance(result, int) else 0
-    except click.exceptions.Abort:
-        code = _stopped()
-    except KeyboardInterrupt:
-        code = _stopped()
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except BrokenPipeError:
-        # The reader of a pipe has seen enough.
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except SystemExit:
+        # Rich and Typer stop so when the reader of a pipe has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except UsageError as error:
+        context = getattr(error, "ctx", None)
+        message = str(getattr(error, "format_message", error.__str__)())
+        end = "" if message.endswith((".", "?")) else "."
+        code = _failed(f"{message}{end} See: {context.command_path if context else 'highmmt'} --help")
     except OSError as error:
         code = _failed(_os_message(error))
     except (ValueError, FloatingPointError) as error:
         code = _failed(str(error))
-    except _strict_error() as error:
+    except _library_errors() as error:
         code = _failed(str(error.__cause__ or error))
+    if code == INTERRUPTED:
+        goes_on = sys.argv[1:2] in (["run"], ["heterogeneity"])
+        _say(f"Stopped.{' The same command goes on from what is finished.' if goes_on else ''}")
     sys.exit(code)
 
 
-def _strict_error() -> type[Exception]:
+def _library_errors() -> tuple[type[Exception], ...]:
+    """Errors about what a user gave, or about the disk, that are neither `ValueError` nor `OSError`."""
     from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
 
-    return StrictDataclassError
+    return StrictDataclassError, SafetensorError
 
 
 def _failed(message: str) -> int:
-    err.print(f"[bold red]Error:[/] {_plain(message)}", highlight=False, soft_wrap=True)
+    """Say in one line what is wrong."""
+    _say(f"[bold red]Error:[/] {escape(' '.join(message.split()))}")
     return 2
 
 
-def _stopped() -> int:
-    err.print("Stopped. The same command goes on from what is finished.", highlight=False)
-    return 130
+def _say(markup: str) -> None:
+    err.print(markup, highlight=False, soft_wrap=True)
 
 
-def _plain(message: str) -> str:
-    """One line, with nothing rich would read as markup."""
-    from rich.markup import escape
-
-    return escape(" ".join(message.split()))
+def _tell(text: str) -> None:
+    out.print(escape(text), highlight=False, soft_wrap=True)
 
 
 def _os_message(error: OSError) -> str:
-    if error.errno == errno.ENOSPC:
-        return f"No space left on the disk{f' for {error.filename}' if error.filename else ''}. Nothing was left half-written."
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{error.filename}: not allowed to write or read there ({error.strerror})."
-    return str(error)
+        return f"{error.filename}: {error.strerror}. Choose a place where you may write."
+    if error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}."
+    return error.strerror or str(error)
 
 
-def _quiet_libraries() -> None:
-    """Keep the libraries' own progress bars off: ours say what happens."""
+@contextmanager
+def _writes_to(folder: Path) -> Iterator[None]:
+    """Turn a full disk, which libraries report in several ways and without a place, into one error that names it."""
+    try:
+        yield
+    except _errors_of_writing() as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if not full and "No space left" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, _full_disk(folder)) from error
+
+
+def _errors_of_writing() -> tuple[type[Exception], ...]:
+    return OSError, ValueError, *_library_errors()
+
+
+def _full_disk(folder: Path) -> str:
+    from datasets.config import HF_DATASETS_CACHE
+
+    def free(place: Path) -> int:
+        while not place.exists():
+            place = place.parent
+        return shutil.disk_usage(place).free
+
+    place = min((folder.absolute(), Path(HF_DATASETS_CACHE).absolute()), key=free)
+    where = str(folder) if place == folder.absolute() else f"{place}, the cache of `datasets` (HF_DATASETS_CACHE)"
+    return (
+        f"No space left on the disk of {where}: {free(place) / 2**20:.1f} MB. Nothing is half-written; make room and "
+        "repeat the command."
+    )
+
+
+def _prepare_libraries() -> None:
+    """Register the Auto classes, and keep the libraries' own progress bars off: ours say what happens."""
     import datasets
     import transformers
 
+    from .auto import register
+
+    register()
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
 
 
 def _load_suite(name: str, tasks: str | None) -> Any:
-    _quiet_libraries()
+    _prepare_libraries()
     from .suites import load_suite
 
     suite = load_suite(name)
-    return suite.select([task.strip() for task in tasks.split(",")]) if tasks else suite
+    if tasks is None:
+        return suite
+    from .analysis import select_tasks
+
+    return select_tasks(suite, [task.strip() for task in tasks.split(",") if task.strip()])
+
+
+def _given(changes: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in changes.items() if value is not None}
+
+
+def _table(title: str | None, *texts: str, **columns: Any) -> Table:
+    """An empty table: columns of text, then columns by name with their alignment."""
+    table = Table(title=title and escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in texts:
+        table.add_column(column, overflow="fold")
+    for column, justify in columns.items():
+        table.add_column(column, justify=justify)
+    return table
 
 
 def _print_comparison(metrics: dict[str, Any], labels: dict[str, str]) -> None:
     methods = {name: metrics["methods"][name] for name in labels if name in metrics["methods"]}
     references = metrics.get("reference", {})
-    table = Table(title=f"Suite {metrics['suite']}, test data; every column had the same gradient steps per task")
-    table.add_column("task")
-    table.add_column("metric")
-    for name in methods:
-        table.add_column(labels[name].split(" (")[0], justify="right")
+    title = f"Suite {metrics['suite']}, test data; every column had the same gradient steps per task"
+    table = _table(title, "task", "metric", **{labels[name].split(" (")[0]: "right" for name in methods})
     if references:
         table.add_column("reference", justify="right", style="dim")
     for task, metric in metrics["metric"].items():
@@ -364,8 +496,10 @@ def _score(mean: float, deviation: float | None) -> str:
 
 
 def _print_matrix(matrix: Any) -> None:
-    table = Table(title=f"Heterogeneity, {matrix.kind} (imputed in brackets)")
-    table.add_column("")
+    if len(matrix.nodes) < 2:
+        _say(f"Heterogeneity, {matrix.kind}: fewer than two to compare.")
+        return
+    table = _table(f"Heterogeneity, {matrix.kind} (imputed in brackets)", "")
     for index in range(len(matrix.nodes)):
         table.add_column(str(index + 1), justify="right")
     for row, node in enumerate(matrix.nodes):

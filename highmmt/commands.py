@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
+import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,43 +20,34 @@ import torch
 from datasets import Dataset
 from datasets.exceptions import DatasetGenerationError
 
-from .analysis import StudySettings, model_card
+from .analysis import (
+    KINDS,
+    StudySettings,
+    load_model_folder,
+    measure_or_read,
+    model_card,
+    open_run_folder,
+    write_report,
+)
 from .configuration import ParameterGroups
 from .configuration.files import write_bytes, write_json
-from .heterogeneity import HeterogeneityMatrix, cluster_parameter_groups, measure_heterogeneity
-from .modeling_highmmt import HighMMTModel
+from .heterogeneity import HeterogeneityMatrix, cluster_parameter_groups
 from .processing import HighMMTProcessor
-from .suites import Suite, load_suite
-from .train import (
-    MultitaskTrainer,
-    TrainingSettings,
-    encode_suite,
-    finetune,
-    metric_names,
-    pretrain,
-    save_model_folder,
-    single_task,
-)
+from .processing.rows import is_list, plain_array
+from .suites import Suite
+from .suites.lines import did_you_mean
+from .train import MultitaskTrainer, encode_suite, finetune, metric_names, pretrain, save_model_folder, single_task
 
-
-def open_run_folder(folder: Path, suite: Suite) -> None:
-    """Make the folder and put the suite into it, or see that it is a folder of that suite.
-
-    Raises:
-        ValueError: the folder holds a run of another suite, or something else.
-    """
-    kept = folder / "suite.yaml"
-    if kept.exists():
-        if load_suite(kept).fingerprint != suite.fingerprint:
-            raise ValueError(
-                f"{folder} holds a run of suite {load_suite(kept).name!r} with other data, tasks or options than "
-                f"{suite.name!r} has now. Choose another --output-dir."
-            )
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is not an empty folder and holds no run; choose another --output-dir.")
-    folder.mkdir(parents=True, exist_ok=True)
-    suite.save(kept)
+# How many rows a model reads at a time.
+BATCH_SIZE = 256
+_READERS = {
+    ".parquet": Dataset.from_parquet,
+    ".csv": Dataset.from_csv,
+    ".json": Dataset.from_json,
+    ".jsonl": Dataset.from_json,
+}
+_WRITTEN = (".parquet", ".csv", ".jsonl")
+_RUN_FILES = ("run.json", "suite.yaml", "metrics.json", "parameter_groups.json", "heterogeneity", "finetuned")
 
 
 def train_recipe(
@@ -80,6 +74,7 @@ def train_recipe(
 
     Raises:
         FileNotFoundError: fine-tuning without a pretrained model or without parameter groups.
+        ValueError: the folder holds something else, or the models of a whole comparison.
     """
     settings = StudySettings.for_suite(suite, quick=quick)
     first, second = (
@@ -87,38 +82,47 @@ def train_recipe(
     )
     map_file = groups or folder / "parameter_groups.json"
     if recipe == "finetune":
-        if not (folder / "pretrained" / "config.json").exists():
-            raise FileNotFoundError(
-                f"{folder / 'pretrained'} holds no model to clone. First: highmmt train {suite.name} --recipe pretrain "
-                f"--output-dir {folder}"
-            )
-        if not map_file.exists():
-            raise FileNotFoundError(
-                f"{map_file}: no parameter groups. Name a file with --groups, or make one: highmmt heterogeneity "
-                f"{suite.name} --output-dir {folder}, then highmmt cluster {folder}"
-            )
-    open_run_folder(folder, suite)
-    if recipe == "finetune":
-        processor = HighMMTProcessor.from_pretrained(folder / "pretrained")
-        shared = HighMMTModel.from_pretrained(folder / "pretrained")
-        model, _, test = finetune(
-            shared, ParameterGroups.from_json_file(map_file), suite, processor, encode_suite(suite, processor), second
+        _require_inputs_of_finetuning(suite, folder, map_file)
+    if "settings" in open_run_folder(folder, suite):
+        raise ValueError(
+            f"{folder} holds the models that `highmmt run` compares, which stay as they are; choose another "
+            "--output-dir."
         )
-        save_model_folder(folder / "finetuned", model, processor, model_card(suite, model, test, "finetuned"))
+    if recipe == "finetune":
+        shared, processor = load_model_folder(folder / "pretrained")
+        cluster_map = ParameterGroups.from_json_file(map_file)
+        data = encode_suite(suite, processor)
+        model, _, test = finetune(shared, cluster_map, suite, processor, data, second)
+        card = model_card(suite, model, test, "finetuned", seed=second.seed)
+        save_model_folder(folder / "finetuned", model, processor, card)
         return test
     processor = suite.build_processor()
     data = encode_suite(suite, processor)
     if recipe == "pretrain":
         model, _, test = pretrain(suite, processor, data, first)
-        save_model_folder(folder / "pretrained", model, processor, model_card(suite, model, test, "pretrained"))
+        card = model_card(suite, model, test, "pretrained", seed=first.seed)
+        save_model_folder(folder / "pretrained", model, processor, card)
         return test
     scores = {}
     for task in suite.tasks:
         model, _, test = single_task(task, suite, processor, data, [first, second])
-        card = model_card(suite, model, test, "single_task")
+        card = model_card(suite, model, test, "single_task", seed=first.seed)
         save_model_folder(folder / "single_task" / task, model, processor, card)
         scores.update(test)
     return scores
+
+
+def _require_inputs_of_finetuning(suite: Suite, folder: Path, map_file: Path) -> None:
+    if not (folder / "pretrained" / "config.json").exists():
+        raise FileNotFoundError(
+            f"{folder / 'pretrained'} holds no model to clone. First: highmmt train {suite.name} --recipe pretrain "
+            f"--output-dir {folder}"
+        )
+    if not map_file.exists():
+        raise FileNotFoundError(
+            f"{map_file}: no parameter groups. Name a file with --groups, or make one: highmmt heterogeneity "
+            f"{suite.name} --output-dir {folder}, then highmmt cluster {folder}"
+        )
 
 
 def measure_suite(
@@ -127,55 +131,65 @@ def measure_suite(
     """Both heterogeneity matrices of a suite, measured or read from the run folder where they are there already.
 
     Raises:
-        ValueError: the folder's matrices were measured with other settings.
+        ValueError: the folder holds something else, or its matrices were measured with other settings.
     """
     settings = dataclasses.replace(StudySettings.for_suite(suite, quick=quick).heterogeneity, **(changes or {}))
     open_run_folder(folder, suite)
-    processor = suite.build_processor()
-    data = encode_suite(suite, processor)
-    matrices = {}
-    for kind in ("unimodal", "interaction"):
-        path = folder / "heterogeneity" / f"{kind}.json"
-        if path.exists():
-            found = HeterogeneityMatrix.from_json_file(path)
-            if found.settings != settings.to_dict():
-                raise ValueError(f"{path} was measured with other settings; choose another --output-dir, or delete it.")
-            matrices[kind] = found
-            continue
-        matrices[kind] = measure_heterogeneity(suite, processor, data, kind, settings, path.parent / "runs")
-        matrices[kind].to_json_file(path)
-    return matrices
+    prepared: list[Any] = []
+
+    def prepare() -> Any:
+        if not prepared:
+            processor = suite.build_processor()
+            prepared.extend((processor, encode_suite(suite, processor)))
+        return tuple(prepared)
+
+    return {
+        kind: measure_or_read(suite, kind, settings, folder / "heterogeneity" / f"{kind}.json", prepare)
+        for kind in KINDS
+    }
 
 
-def cluster_folder(folder: Path, **counts: int | None) -> ParameterGroups:
-    """Parameter groups from a run folder's matrices, written to its `parameter_groups.json`.
+def cluster_folder(
+    folder: Path,
+    output: Path | None = None,
+    *,
+    num_unimodal_groups: int | None = None,
+    num_crossmodal_groups: int | None = None,
+    k: int | None = None,
+) -> tuple[Path, ParameterGroups]:
+    """Parameter groups from a run folder's matrices.
 
     Args:
         folder: run folder.
-        counts: `num_unimodal_groups`, `num_crossmodal_groups` or `k`, as `cluster_parameter_groups` takes them.
+        output: file to write; None for the folder's `parameter_groups.json`.
+        num_unimodal_groups, num_crossmodal_groups, k: as `cluster_parameter_groups` takes them.
+
+    Returns:
+        The file written, and the groups.
 
     Raises:
-        FileNotFoundError: the matrices are not there.
+        FileNotFoundError: the folder or its matrices are not there.
+        ValueError: impossible numbers of groups, or the folder's models were trained with the groups it has.
     """
-    matrices = [
-        HeterogeneityMatrix.from_json_file(folder / "heterogeneity" / f"{kind}.json")
-        for kind in ("unimodal", "interaction")
-    ]
-    groups = cluster_parameter_groups(*matrices, **counts)
-    write_json(folder / "parameter_groups.json", groups.to_dict())
-    return groups
-
-
-def load_model(folder: Path) -> tuple[HighMMTModel, HighMMTProcessor]:
-    """Model, ready to predict, and processor of a model folder.
-
-    Raises:
-        FileNotFoundError: the folder is not there, or holds no model or no processor.
-    """
-    for name in ("config.json", "model.safetensors", "processor_config.json"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} is no model folder: it has no {name}.")
-    return HighMMTModel.from_pretrained(folder).eval(), HighMMTProcessor.from_pretrained(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: there is no such run folder.")
+    path = output or folder / "parameter_groups.json"
+    if output is None and path.exists() and (folder / "methods").exists():
+        raise ValueError(
+            f"{path} holds the groups that the models of {folder} were trained with; name another file with --output."
+        )
+    unimodal, interaction = (
+        HeterogeneityMatrix.from_json_file(folder / "heterogeneity" / f"{kind}.json") for kind in KINDS
+    )
+    groups = cluster_parameter_groups(
+        unimodal,
+        interaction,
+        num_unimodal_groups=num_unimodal_groups,
+        num_crossmodal_groups=num_crossmodal_groups,
+        k=k,
+    )
+    write_json(path, groups.to_dict())
+    return path, groups
 
 
 def evaluate_folder(folder: Path, suite: Suite, split: str) -> dict[str, dict[str, float]]:
@@ -184,35 +198,42 @@ def evaluate_folder(folder: Path, suite: Suite, split: str) -> dict[str, dict[st
     Raises:
         ValueError: the model lacks a task of the suite; the message lists those it has.
     """
-    model, processor = load_model(folder)
-    data = {}
+    model, processor = load_model_folder(folder)
     for task in suite.tasks:
         if task not in model.config.tasks:
             raise ValueError(
-                f"{folder} has no task {task!r}; it has {', '.join(model.config.tasks)}. Choose with --tasks."
+                f"{folder} has no task {task!r} of suite {suite.name!r}; it has {', '.join(model.config.tasks)}. "
+                "Choose with --tasks."
             )
-        data[task] = {split: processor.encode(task, suite.load(task)[split])}
-    trainer = MultitaskTrainer(model, processor, data, metric_names(suite), TrainingSettings())
+    data = {task: {split: processor.encode(task, suite.load(task)[split])} for task in suite.tasks}
+    settings = StudySettings.for_suite(suite).finetuning
+    trainer = MultitaskTrainer(model, processor, data, metric_names(suite), settings)
     values = trainer.evaluate(split)
     return {task: {"rows": len(data[task][split]), **values[task]} for task in data}
 
 
 def read_rows(path: Path) -> Dataset:
-    """Rows of a Parquet, CSV or JSON-lines file.
+    """Rows of a Parquet, CSV or JSON-lines file, in memory.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: another kind of file, or one that cannot be read; the message names it.
+        ValueError: another kind of file, one that cannot be read, or one without rows; the message names it.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file.")
-    readers = {".parquet": Dataset.from_parquet, ".csv": Dataset.from_csv, ".json": Dataset.from_json, ".jsonl": Dataset.from_json}
-    if path.suffix.lower() not in readers:
-        raise ValueError(f"{path}: a file of rows ends in {', '.join(readers)}.")
-    try:
-        rows = readers[path.suffix.lower()](str(path))
-    except (DatasetGenerationError, pa.ArrowException, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as {path.suffix[1:]}: {error.__cause__ or error}") from error
+        raise FileNotFoundError(f"{path}: {'this is a folder, not' if path.is_dir() else 'no such'} file.")
+    suffix = path.suffix.lower()
+    if suffix not in _READERS:
+        raise ValueError(f"{path}: a file of rows ends in {', '.join(_READERS)}.")
+    if not path.stat().st_size:
+        raise ValueError(f"{path} is empty.")
+    with tempfile.TemporaryDirectory() as cache:
+        try:
+            if suffix == ".parquet" and not pq.read_metadata(path).num_rows:
+                raise ValueError("it has no rows")
+            rows = _READERS[suffix](str(path), cache_dir=cache, keep_in_memory=True)
+        except (DatasetGenerationError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
+            reason = " ".join(str(error.__cause__ or error).split())
+            raise ValueError(f"{path} cannot be read as {suffix[1:]}: {reason}") from error
     if not len(rows):
         raise ValueError(f"{path} has no rows.")
     return rows
@@ -220,7 +241,11 @@ def read_rows(path: Path) -> Dataset:
 
 @torch.no_grad()
 def predict_file(folder: Path, task: str, source: Path, output: Path | None = None) -> tuple[Path, int]:
-    """Predictions of a saved model for a file of raw rows, written as a table of one row each.
+    """Predictions of a saved model for a file of raw rows, written as a table in the order of the rows.
+
+    Its columns: `row`, the row's index in the file; for a classification `label`, `score` and one
+    `probability_<class>` for each class; for several labels `labels` and the probabilities; for a regression one
+    column for each quantity, in its original unit.
 
     Args:
         folder: model folder.
@@ -232,33 +257,55 @@ def predict_file(folder: Path, task: str, source: Path, output: Path | None = No
         The file written and its number of rows.
 
     Raises:
-        ValueError: an unknown task, a missing column, a row that cannot be read, or an unknown ending.
+        FileNotFoundError: no such model folder or file.
+        ValueError: an unknown task, a missing column, a row that cannot be read, an unknown ending, or an output that
+            would replace the input.
     """
     output = output or Path(f"{source.stem}.predictions.parquet")
-    if output.suffix.lower() not in (".parquet", ".csv", ".jsonl"):
-        raise ValueError(f"{output}: predictions can be written as .parquet, .csv or .jsonl.")
-    model, processor = load_model(folder)
+    if output.suffix.lower() not in _WRITTEN:
+        raise ValueError(f"{output}: predictions can be written as {', '.join(_WRITTEN)}.")
+    if output.is_dir():
+        raise ValueError(f"{output} is a folder; name a file with --output.")
+    if output.exists() and source.exists() and output.samefile(source):
+        raise ValueError(f"{output} is the input; name another file with --output.")
+    _require_writable(output)
+    model, processor = load_model_folder(folder)
     if task not in model.config.tasks:
-        raise ValueError(f"{folder} has no task {task!r}; it has {', '.join(model.config.tasks)}.")
+        raise ValueError(f"{folder} has no task {task!r}{did_you_mean(task, model.config.tasks, 'Tasks')}")
     encoded = processor.encode(task, read_rows(source), with_labels=False).with_format("arrow")
-    decoded: list[dict[str, Any]] = []
-    for start in range(0, len(encoded), 256):
-        batch = processor.collate(task, encoded[start : start + 256])
-        batch.pop("row", None)
-        decoded += processor.decode(task, model(**batch).logits[task])
-    write_table(output, pa.Table.from_pylist([_flat(row) for row in decoded]))
-    return output, len(decoded)
+    table: list[dict[str, Any]] = []
+    for start in range(0, len(encoded), BATCH_SIZE):
+        batch = processor.collate(task, encoded[start : start + BATCH_SIZE])
+        rows = batch.pop("row")[task].tolist()
+        decoded = processor.decode(task, model(**batch).logits[task])
+        table += [{"row": row, **_flat(values)} for row, values in zip(rows, decoded, strict=True)]
+    write_table(output, table)
+    return output, len(table)
 
 
-def write_table(path: Path, table: pa.Table) -> Path:
-    """Write a table as `.parquet`, `.csv` or `.jsonl`, whole or not at all."""
+def _require_writable(path: Path) -> None:
+    """Refuse, before any work, a file that cannot be written in the end."""
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(13, "no permission to write", str(folder))
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write rows as `.parquet`, `.csv` (lists as JSON) or `.jsonl`, whole or not at all."""
+    suffix = path.suffix.lower()
+    if suffix == ".jsonl":
+        return write_bytes(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode())
     buffer = io.BytesIO()
-    if path.suffix.lower() == ".parquet":
-        pq.write_table(table, buffer)
-    elif path.suffix.lower() == ".csv":
-        pa_csv.write_csv(table, buffer)
+    if suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), buffer)
     else:
-        table.to_pandas().to_json(buffer, orient="records", lines=True)
+        flat = [
+            {key: json.dumps(value) if isinstance(value, list) else value for key, value in row.items()}
+            for row in rows
+        ]
+        pa_csv.write_csv(pa.Table.from_pylist(flat), buffer)
     return write_bytes(path, buffer.getvalue())
 
 
@@ -266,6 +313,20 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     """One decoded prediction as columns: `label`, `score`, then one `probability_<label>` each."""
     flat = {key: value for key, value in row.items() if key != "probabilities"}
     return {**flat, **{f"probability_{label}": value for label, value in row.get("probabilities", {}).items()}}
+
+
+def report_folder(folder: Path) -> Path:
+    """Write a run folder's `report.html` from what the folder holds.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or nothing of a run in it.
+        ValueError: a file of the run is broken; the message names it.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: there is no such run folder.")
+    if not any((folder / name).exists() for name in _RUN_FILES):
+        raise FileNotFoundError(f"{folder} holds nothing of a run; name the --output-dir of `highmmt run`.")
+    return write_report(folder)
 
 
 def inspect_task(suite: Suite, task: str) -> dict[str, Any]:
@@ -278,46 +339,58 @@ def inspect_task(suite: Suite, task: str) -> dict[str, Any]:
     spec = suite.task(task)
     splits = suite.load(task)
     processor = suite.select([task]).build_processor()
-    train = splits["train"]
+    train = splits["train"].with_format("arrow")[:]
+    encoded = processor.encode(task, splits["train"]).with_format("arrow")[:]
     modalities = {}
     for name, options in spec.modalities.items():
-        column = train.with_format("arrow")[:][options["column"]].combine_chunks()
         shape = processor.shape(task, name)
         axes = " x ".join("?" if size is None else str(size) for size in shape.axes)
         channels = "token ids" if shape.num_channels is None else str(shape.num_channels)
-        encoded = processor.encode(task, train).with_format("arrow")[:][name].combine_chunks()
-        absent = pc.mean(pc.equal(pc.list_value_length(encoded), 0).cast(pa.float64())).as_py()
-        value_range, missing = _raw_numbers(column)
+        lengths = pc.list_value_length(encoded[name]).to_numpy()
+        value_range, missing = _raw_numbers(
+            [train[column] for column in options.get("columns", [options.get("column")])]
+        )
         modalities[name] = {
             "kind": suite.modalities[name]["kind"],
             "shape": f"{axes} x {channels}",
             "range": value_range,
             "missing": missing,
-            "absent": f"{absent:.1%}" if absent else "0",
+            "absent": _share((lengths == 0).mean()),
         }
     rows = {split: len(values) for split, values in splits.items()}
-    return {"rows": rows, "modalities": modalities, "target": _target_in_words(processor, task, train, spec.target)}
+    return {"rows": rows, "modalities": modalities, "target": _target_in_words(processor, task, encoded)}
 
 
-def _raw_numbers(column: pa.Array) -> tuple[str, str]:
-    """Range of a column's numbers, and the share of them that is missing."""
-    while pa.types.is_nested(column.type) and not pa.types.is_struct(column.type):
-        column = column.flatten()
-    if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
-        return "-", "-"
-    values = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+def _share(value: float) -> str:
+    return f"{value:.1%}" if value else "0"
+
+
+def _raw_numbers(columns: list[pa.ChunkedArray]) -> tuple[str, str]:
+    """Range of the numbers in some columns, and the share of them that is missing; dashes where there are none."""
+    parts = []
+    for column in columns:
+        array = plain_array(column)
+        while is_list(array.type):
+            array = plain_array(array.flatten())
+        if not (pa.types.is_floating(array.type) or pa.types.is_integer(array.type)):
+            return "-", "-"
+        parts.append(array.cast(pa.float64()).to_numpy(zero_copy_only=False))
+    values = np.concatenate(parts)
     finite = values[np.isfinite(values)]
-    share = 1 - len(finite) / max(len(values), 1)
-    return (f"{finite.min():.4g} to {finite.max():.4g}" if len(finite) else "-"), f"{share:.1%}" if share else "0"
+    value_range = f"{finite.min():.4g} to {finite.max():.4g}" if len(finite) else "-"
+    return value_range, _share(1 - len(finite) / max(len(values), 1))
 
 
-def _target_in_words(processor: HighMMTProcessor, task: str, train: Dataset, target: Mapping[str, Any]) -> str:
-    names = list(processor.task_configs()[task]["id2label"].values())
-    labels = processor.collate(task, processor.encode(task, train).with_format("arrow")[:], modalities=[])["labels"][task]
-    if target["problem_type"] == "single_label_classification":
-        counts = torch.bincount(labels, minlength=len(names)).tolist()
-        return ", ".join(f"{name} {count / len(labels):.0%}" for name, count in zip(names, counts, strict=True))
-    if target["problem_type"] == "multi_label_classification":
-        return ", ".join(f"{name} {share:.0%}" for name, share in zip(names, labels.mean(0).tolist(), strict=True))
-    mean, deviation = processor.target_scale(task)
-    return ", ".join(f"{name} {m:.3g} ± {d:.3g}" for name, m, d in zip(names, mean.tolist(), deviation.tolist(), strict=True))
+def _target_in_words(processor: HighMMTProcessor, task: str, encoded: pa.Table) -> str:
+    """Shares of the classes, or mean and deviation of the quantities, in the training split."""
+    description = processor.task_configs()[task]
+    names = list(description["id2label"].values())
+    labels = processor.collate(task, encoded, modalities=[])["labels"][task]
+    if description["problem_type"] == "regression":
+        scale = zip(names, *(part.tolist() for part in processor.target_scale(task)), strict=True)
+        return ", ".join(f"{name} {mean:.3g} ± {deviation:.3g}" for name, mean, deviation in scale)
+    if description["problem_type"] == "single_label_classification":
+        shares = torch.bincount(labels, minlength=len(names)) / len(labels)
+    else:
+        shares = labels.mean(0)
+    return ", ".join(f"{name} {share:.0%}" for name, share in zip(names, shares.tolist(), strict=True))

@@ -42,6 +42,7 @@ TRAINING_KEYS = (
     "num_unimodal_groups",
     "num_crossmodal_groups",
     "learning_rate",
+    "finetuning_learning_rate",
     "weight_decay",
     "optimizer",
     "lr_scheduler",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,8 +25,9 @@ class Metric:
 
     Attributes:
         name: as suites and tables call it.
-        function: from targets and predictions to one number. Classification: class indices `(rows,)` and
-            probabilities `(rows, classes)`. Multi-label: 0/1 and probabilities. Regression: both in original units.
+        function: from targets and predictions to one number, NaN where the targets do not determine it.
+            Classification: class indices `(rows,)` and probabilities `(rows, classes)`. Multi-label: 0/1 and
+            probabilities, both `(rows, labels)`. Regression: `(rows, quantities)`, both in original units.
         higher_is_better: the direction checkpoints are compared in.
         problem_types: what it can be used for.
     """
@@ -42,23 +44,39 @@ class Metric:
 
 
 def _accuracy(target: np.ndarray, probabilities: np.ndarray) -> float:
+    """Share of right answers; with several labels the share over all rows and labels."""
     if target.ndim == 2:
         return float(((probabilities >= 0.5) == (target == 1)).mean())
     return float(accuracy_score(target, probabilities.argmax(1)))
 
 
 def _macro_f1(target: np.ndarray, probabilities: np.ndarray) -> float:
-    guess = (probabilities >= 0.5).astype(int) if target.ndim == 2 else probabilities.argmax(1)
-    return float(f1_score(target, guess, average="macro", zero_division=0.0))
+    """Mean F1 of the classes that occur in targets or guesses, or of all labels."""
+    if target.ndim == 1:
+        return float(f1_score(target, probabilities.argmax(1), average="macro", zero_division=0.0))
+    guess = probabilities >= 0.5
+    return float(
+        np.mean([f1_score(target[:, k] == 1, guess[:, k], zero_division=0.0) for k in range(target.shape[1])])
+    )
 
 
 def _auroc(target: np.ndarray, probabilities: np.ndarray) -> float:
-    if target.ndim == 1 and probabilities.shape[1] == 2:
-        return float(roc_auc_score(target, probabilities[:, 1]))
-    if target.ndim == 1:
-        labels = np.arange(probabilities.shape[1])
-        return float(roc_auc_score(target, probabilities, multi_class="ovr", average="macro", labels=labels))
-    return float(roc_auc_score(target, probabilities, average="macro"))
+    """Mean area under the ROC curve, one class against the rest, of the classes with rows inside and outside."""
+    if target.ndim == 2:
+        columns, positive = range(target.shape[1]), target == 1
+    else:
+        count = probabilities.shape[1]
+        columns, positive = range(1 if count == 2 else 0, count), target[:, None] == np.arange(count)
+    areas = [
+        roc_auc_score(positive[:, k], probabilities[:, k])
+        for k in columns
+        if positive[:, k].any() and not positive[:, k].all()
+    ]
+    return float(np.mean(areas)) if areas else math.nan
+
+
+def _r2(target: np.ndarray, guess: np.ndarray) -> float:
+    return float(r2_score(target, guess)) if len(target) > 1 else math.nan
 
 
 _ANY_CLASS = ("single_label_classification", "multi_label_classification")
@@ -71,7 +89,7 @@ METRICS = {
         Metric("mse", lambda target, guess: float(mean_squared_error(target, guess)), False, REGRESSION),
         Metric("rmse", lambda target, guess: float(mean_squared_error(target, guess) ** 0.5), False, REGRESSION),
         Metric("mae", lambda target, guess: float(mean_absolute_error(target, guess)), False, REGRESSION),
-        Metric("r2", lambda target, guess: float(r2_score(target, guess)), True, REGRESSION),
+        Metric("r2", _r2, True, REGRESSION),
     )
 }
 
@@ -84,5 +102,7 @@ def get_metric(name: str, task: str, problem_type: str) -> Metric:
     """
     suitable = [metric.name for metric in METRICS.values() if problem_type in metric.problem_types]
     if name not in suitable:
-        raise ValueError(f"Task {task!r}: metric {name!r} cannot judge {problem_type}; use one of {', '.join(suitable)}.")
+        raise ValueError(
+            f"Task {task!r}: metric {name!r} cannot judge {problem_type}; use one of {', '.join(suitable)}."
+        )
     return METRICS[name]

@@ -16,7 +16,7 @@ from ..modeling_highmmt import HighMMTModel
 from ..processing import HighMMTProcessor
 from ..suites import Suite
 from .settings import TrainingSettings
-from .trainer import EncodedTasks, MultitaskTrainer, TrainingResult
+from .trainer import EncodedTasks, MultitaskTrainer, TrainingResult, process_state
 
 SPLITS = ("train", "validation", "test")
 
@@ -42,11 +42,12 @@ def build_config(
         overrides: settings of `HighMMTConfig` that replace the suite's.
     """
     names = list(tasks) if tasks is not None else list(suite.tasks)
+    described = processor.task_configs()
     task_configs = {}
     for name in names:
         spec = suite.task(name)
         weights = {"loss_weight": spec.loss_weight, "evaluation_weight": spec.evaluation_weight}
-        task_configs[name] = {**processor.task_configs()[name], **weights}
+        task_configs[name] = {**described[name], **weights}
     used = {modality for task in task_configs.values() for modality in task["modalities"]}
     modalities = {name: values for name, values in processor.modality_configs().items() if name in used}
     return HighMMTConfig(modalities=modalities, tasks=task_configs, **{**suite.model, **overrides})
@@ -74,9 +75,16 @@ def train_model(
 ) -> tuple[TrainingResult, dict[str, float]]:
     """Train a model on all tasks it has; its metrics on the test split follow.
 
+    Batch sizes are the suite's, except for tasks that `settings.batch_sizes` names.
+
     Returns:
         The course of the run, and task to the metric on test data.
+
+    Raises:
+        ValueError: `settings.batch_sizes` names a task that the suite does not have.
     """
+    for task in settings.batch_sizes:
+        suite.task(task)
     tasks = list(model.config.tasks)
     own_data = {task: data[task] for task in tasks}
     sizes = {task: suite.task(task).batch_size for task in tasks}
@@ -120,7 +128,9 @@ def single_task(
     description: str = "",
 ) -> tuple[HighMMTModel, list[TrainingResult], dict[str, float]]:
     """Share none: a model of one task alone, trained through the same phases as the shared one."""
-    model, results, test = None, [], {}
+    model: HighMMTModel | None = None
+    results: list[TrainingResult] = []
+    test: dict[str, float] = {}
     for settings in phases:
         if model is None:
             model = build_model(build_config(suite, processor, [task]), settings.seed)
@@ -136,15 +146,20 @@ def save_model_folder(
 ) -> Path:
     """Model, processor and card as one Hugging Face model folder, written whole or not at all.
 
+    Where several processes train, the main one writes and the others wait for it.
+
     Args:
         folder: replaced if it exists.
         model, processor: what `AutoModel` and `AutoProcessor` load again.
         card: text of `README.md`.
         extra: name to text of further files.
     """
-    with whole_folder(folder) as temporary:
-        model.save_pretrained(temporary)
-        processor.save_pretrained(temporary)
-        for name, text in {"README.md": card, **(extra or {})}.items():
-            (temporary / name).write_text(text, encoding="utf-8")
+    state = process_state()
+    if state.is_main_process:
+        with whole_folder(folder) as temporary:
+            model.save_pretrained(temporary)
+            processor.save_pretrained(temporary)
+            for name, text in {"README.md": card, **(extra or {})}.items():
+                (temporary / name).write_text(text, encoding="utf-8")
+    state.wait_for_everyone()
     return folder

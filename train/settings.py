@@ -23,11 +23,11 @@ class TrainingSettings:
         lr_scheduler: `"constant"` (the paper), `"linear"` or `"cosine"` decay to zero, by transformers' schedules.
         warmup_ratio: share of all steps in which the learning rate rises from zero.
         max_grad_norm: gradients are scaled down to this norm; None leaves them.
-        batch_sizes: rows of one task in one step; tasks not named use `batch_size`.
-        batch_size: rows of a task that is not named in `batch_sizes`.
+        batch_sizes: rows of one task in one step (of all processes together); tasks not named use `batch_size`.
+        batch_size: rows of a task that is not named in `batch_sizes`; the recipes name all, from the suite.
         eval_batch_size: rows of one evaluation batch.
         patience: stop after this many epochs without a better validation score; None runs all.
-        mixed_precision: `"no"`, `"bf16"` or `"fp16"`, through Accelerate.
+        mixed_precision: `"no"`, `"bf16"` or `"fp16"` (needs a GPU), through Accelerate.
         seed: of data order, dropout and new parameters.
 
     Raises:
@@ -52,8 +52,12 @@ class TrainingSettings:
         for name in ("num_epochs", "batch_size", "eval_batch_size"):
             _check_whole(name, getattr(self, name), 1)
         _check_whole("seed", self.seed, 0)
+        if self.seed >= 2**32:
+            raise ValueError(f"seed={self.seed} must be below 2**32, which is all that NumPy takes.")
         if self.patience is not None:
             _check_whole("patience", self.patience, 1)
+        if not isinstance(self.batch_sizes, Mapping):
+            raise ValueError(f"batch_sizes={self.batch_sizes!r} must map tasks to whole numbers.")
         for task, size in self.batch_sizes.items():
             _check_whole(f"batch_sizes[{task!r}]", size, 1)
         for name, choices in (
@@ -63,14 +67,13 @@ class TrainingSettings:
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(choices)}.")
-        for name, low in (("learning_rate", 0.0), ("weight_decay", 0.0)):
-            value = getattr(self, name)
-            if not math.isfinite(value) or value < low:
-                raise ValueError(f"{name}={value!r} must be a finite number, {low:g} or more.")
-        if not 0 <= self.warmup_ratio < 1:
+        for name in ("learning_rate", "weight_decay"):
+            if not _is_number(getattr(self, name)) or getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be a finite number, 0 or more.")
+        if not _is_number(self.warmup_ratio) or not 0 <= self.warmup_ratio < 1:
             raise ValueError(f"warmup_ratio={self.warmup_ratio!r} must be at least 0 and below 1.")
-        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
-            raise ValueError(f"max_grad_norm={self.max_grad_norm!r} must be positive, or left out.")
+        if self.max_grad_norm is not None and not (_is_number(self.max_grad_norm) and self.max_grad_norm > 0):
+            raise ValueError(f"max_grad_norm={self.max_grad_norm!r} must be a positive number, or left out.")
 
     def batch_size_of(self, task: str) -> int:
         """Rows of this task in one step."""
@@ -92,6 +95,10 @@ class TrainingSettings:
             if key not in known:
                 raise ValueError(f"There is no training setting {key!r}; the settings are {', '.join(known)}.")
         return cls(**values)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _check_whole(name: str, value: object, low: int) -> None:

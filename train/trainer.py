@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.logging import get_logger
-from accelerate.utils import set_seed
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState, is_initialized
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    broadcast,
+    broadcast_object_list,
+    get_int_from_env,
+    parse_flag_from_env,
+    set_seed,
+)
 from datasets import Dataset
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from transformers import get_scheduler
 
-from ..modeling_highmmt import HighMMTModel
-from ..processing import HighMMTProcessor
+from ..modeling_highmmt import HighMMTModel, task_loss
+from ..processing import HighMMTProcessor, to_device
 from .metrics import Metric, get_metric
 from .schedule import StaggeredSchedule
 from .settings import TrainingSettings
-
-logger = get_logger(__name__)
 
 Batch = dict[str, dict[str, Any]]
 # Task -> split ("train", "validation", "test") -> rows encoded by the processor.
@@ -34,7 +39,7 @@ EncodedTasks = Mapping[str, Mapping[str, Dataset]]
 
 @dataclass
 class EpochRecord:
-    """What one epoch did: losses are unweighted means over the epoch's batches, metrics are of the validation split."""
+    """What one epoch did: unweighted losses, means over its batches, and metrics of the validation split."""
 
     epoch: int
     steps: int
@@ -67,17 +72,23 @@ class TrainingResult:
 class MultitaskTrainer:
     """Trains one model on all its tasks and keeps the weights that are best on validation data.
 
+    Started by `accelerate launch`, the processes share the rows of every batch (a batch norm then sees the rows of its
+    own process). Evaluation is not shared: every process goes through all rows, and the main one's numbers count. No
+    file is written.
+
     Args:
-        model: has a head for every task of `data`.
+        model: has a head for every task of `data`; moved to the accelerator's device.
         processor: fitted; collates rows and knows the targets' units.
         data: task and split to encoded rows (`processor.encode`).
         metrics: task to the name of its metric.
         settings: how to train.
         description: shown beside the progress bar.
-        accelerator: made from the settings where none is given.
+        accelerator: made from the settings where none is given. For several processes, one of your own needs
+            `DistributedDataParallelKwargs(find_unused_parameters=True)`, as not all tasks take part in every step.
 
     Raises:
-        ValueError: a task without head, without rows, or with a metric that does not suit it.
+        ValueError: no task, a task without head or with a metric that does not suit it, or a precision or gradient
+            accumulation that is not to be had.
 
     Source: Liang et al., TMLR 05/2023, appendix B.5 to B.6.
     """
@@ -97,12 +108,22 @@ class MultitaskTrainer:
         self.data = {task: dict(splits) for task, splits in data.items()}
         self.description = description
         self.metrics: dict[str, Metric] = {}
+        if not self.data:
+            raise ValueError("There is no task to train or evaluate: data is empty.")
         for task in self.data:
             if task not in model.config.tasks:
                 raise ValueError(f"Task {task!r}: the model has no such task; it has {', '.join(model.config.tasks)}.")
+            if task not in metrics:
+                raise ValueError(f"Task {task!r}: no metric is named for it; there are some for {', '.join(metrics)}.")
             self.metrics[task] = get_metric(metrics[task], task, model.config.tasks[task].problem_type)
-        self.accelerator = accelerator or Accelerator(mixed_precision=settings.mixed_precision)
+        self.accelerator = accelerator or _new_accelerator(settings.mixed_precision)
+        if self.accelerator.gradient_accumulation_steps > 1:
+            raise ValueError(
+                f"gradient_accumulation_steps={self.accelerator.gradient_accumulation_steps}: the trainer steps after "
+                "every batch. Leave it at 1 and set the tasks' batch sizes."
+            )
         self.model = model
+        model.to(self.accelerator.device)
         self._columns = {
             (task, split): dataset.with_format("arrow")
             for task, splits in self.data.items()
@@ -114,10 +135,14 @@ class MultitaskTrainer:
 
         Raises:
             FloatingPointError: the loss of a task is not finite; the message names task and epoch.
+            ValueError: a task without rows to train or validate on, or whose validation rows do not determine its
+                metric; the message names it.
         """
         settings = self.settings
-        set_seed(settings.seed)
-        rows = {task: len(splits["train"]) for task, splits in self.data.items()}
+        set_seed(settings.seed, device_specific=True)
+        rows = {task: self._num_rows(task, "train") for task in self.data}
+        for task in self.data:
+            self._num_rows(task, "validation")
         schedule = StaggeredSchedule(
             rows, {task: settings.batch_size_of(task) for task in self.data}, seed=settings.seed
         )
@@ -126,13 +151,13 @@ class MultitaskTrainer:
         result = TrainingResult(best_epoch=-1, best_score=-math.inf)
         result.gradient_steps = dict.fromkeys(self.data, 0)
         best: dict[str, Tensor] = {}
-        with self._progress(total) as advance:
+        shown = progress_bar(self.description, total, enabled=self.accelerator.is_main_process)
+        with _plain_forward_afterwards(self.model), shown as advance:
             for epoch in range(settings.num_epochs):
                 model.train()
                 losses: dict[str, list[Tensor]] = {task: [] for task in self.data}
                 for batches in schedule.epoch(epoch):
-                    step_losses = self._step(model, optimizer, lr_scheduler, batches)
-                    for task, loss in step_losses.items():
+                    for task, loss in self._step(model, optimizer, lr_scheduler, batches, epoch).items():
                         losses[task].append(loss)
                         result.gradient_steps[task] += 1
                     advance(1)
@@ -140,29 +165,35 @@ class MultitaskTrainer:
                 result.history.append(record)
                 if record.score > result.best_score:
                     result.best_epoch, result.best_score = epoch, record.score
-                    state = self.accelerator.unwrap_model(model).state_dict()
-                    best = {name: value.detach().clone() for name, value in state.items()}
+                    best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
                 elif settings.patience is not None and epoch - result.best_epoch >= settings.patience:
                     break
         self.model.load_state_dict(best)
         return result
 
     def evaluate(self, split: str = "validation") -> dict[str, dict[str, float]]:
-        """Loss and metric of every task on a split.
+        """Loss and metric of every task on a split, by all its rows, on this process alone.
 
         Returns:
-            Task to `{"loss": mean loss, metric name: value}`.
+            Task to `{"loss": mean loss, metric name: value}`; regression metrics are in the target's own unit.
+
+        Raises:
+            FloatingPointError: predictions are not finite; the message names the task.
+            ValueError: a task without such rows, or whose labels there do not determine its metric.
         """
         return {task: self._evaluate_task(task, split) for task in self.data}
 
     @torch.no_grad()
     def predict(self, task: str, split: str) -> tuple[Tensor, Tensor]:
-        """Logits and labels of every row of a split, in row order, `(rows, num_labels)` and the labels' shape."""
+        """Logits and labels of every row of a split, in row order, `(rows, num_labels)` and the labels' shape.
+
+        Raises:
+            ValueError: the task has no such rows.
+        """
         self.model.eval()
         logits, labels = [], []
-        rows = len(self.data[task][split])
-        for start in range(0, rows, self.settings.eval_batch_size):
-            batch = self._batch(task, split, np.arange(start, min(start + self.settings.eval_batch_size, rows)))
+        for rows in iterate_batches(self._num_rows(task, split), self.settings.eval_batch_size):
+            batch = self._batch(task, split, rows)
             target = batch.pop("labels")[task]
             with self.accelerator.autocast():
                 output = self.model(**batch)
@@ -180,9 +211,9 @@ class MultitaskTrainer:
 
     def _prepare(self, total_steps: int) -> tuple[Any, Any, Any]:
         settings = self.settings
-        name = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
+        optimizer_class = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        optimizer = name(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        optimizer = optimizer_class(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
         lr_scheduler = get_scheduler(
             settings.lr_scheduler if settings.lr_scheduler != "constant" else "constant_with_warmup",
             optimizer,
@@ -192,53 +223,125 @@ class MultitaskTrainer:
         model, optimizer = self.accelerator.prepare(self.model, optimizer)
         return model, optimizer, lr_scheduler
 
-    def _step(self, model: Any, optimizer: Any, lr_scheduler: Any, batches: dict[str, np.ndarray]) -> dict[str, Tensor]:
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        parts = [self._batch(task, "train", rows[rank::world] if world > 1 else rows) for task, rows in batches.items()]
+    def _step(
+        self, model: Any, optimizer: Any, lr_scheduler: Any, batches: Mapping[str, np.ndarray], epoch: int
+    ) -> dict[str, Tensor]:
+        """One optimizer step on one batch of each of several tasks; task to its unweighted loss."""
+        parts, shares = [], {}
+        for task, rows in batches.items():
+            own, shares[task] = self._own_rows(rows)
+            parts.append(self._batch(task, "train", own))
         with self.accelerator.autocast():
             output = model(**merge_batches(parts))
-        self.accelerator.backward(output.loss)
+        losses = {task: shares[task] * loss for task, loss in output.losses.items()}
+        for task, loss in losses.items():
+            if not bool(torch.isfinite(loss)):
+                raise FloatingPointError(
+                    f"Task {task!r}: the training loss of epoch {epoch} is {loss.item()}. Lower learning_rate "
+                    f"({self.settings.learning_rate:g}) or look for extreme values with `highmmt inspect`."
+                )
+        weights = self.model.config.tasks
+        self.accelerator.backward(torch.stack([weights[task].loss_weight * losses[task] for task in losses]).sum())
         if self.settings.max_grad_norm is not None:
             self.accelerator.clip_grad_norm_(model.parameters(), self.settings.max_grad_norm)
         optimizer.step()
-        lr_scheduler.step()
+        if not self.accelerator.optimizer_step_was_skipped:
+            lr_scheduler.step()
         optimizer.zero_grad()
-        return {task: loss.detach() for task, loss in output.losses.items()}
+        return {task: loss.detach() for task, loss in losses.items()}
+
+    def _own_rows(self, rows: np.ndarray) -> tuple[np.ndarray, float]:
+        """This process's rows of a batch, and the factor that makes its loss a share of the mean over processes."""
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        own = rows[rank::world]
+        # Every process must take part in every step: one without rows of its own passes a row through that counts 0.
+        return (own, len(own) * world / len(rows)) if len(own) else (rows[:1], 0.0)
 
     def _finish_epoch(self, epoch: int, steps: int, losses: Mapping[str, list[Tensor]]) -> EpochRecord:
-        means = {task: float(torch.stack(values).mean()) for task, values in losses.items()}
-        for task, value in means.items():
-            if not math.isfinite(value):
-                raise FloatingPointError(
-                    f"Task {task!r}: the training loss of epoch {epoch} is {value}. Lower learning_rate "
-                    f"({self.settings.learning_rate:g}) or look for extreme values with `highmmt inspect`."
-                )
-        validation = self.evaluate("validation")
-        return EpochRecord(epoch, steps, means, validation, self.score(validation))
+        means = torch.stack([torch.stack(values).mean() for values in losses.values()])
+        means = self.accelerator.reduce(means, reduction="mean")
+        train_loss = dict(zip(losses, means.tolist(), strict=True))
+        if self.accelerator.num_processes > 1:
+            # Each process has its own running statistics of batch norms, and must come to the same decisions.
+            for buffer in self.model.buffers():
+                buffer.copy_(broadcast(buffer))
+        validation = broadcast_object_list([self.evaluate("validation")])[0]
+        return EpochRecord(epoch, steps, train_loss, validation, self.score(validation))
 
     def _evaluate_task(self, task: str, split: str) -> dict[str, float]:
         logits, labels = self.predict(task, split)
+        if not bool(torch.isfinite(logits).all()):
+            raise FloatingPointError(
+                f"Task {task!r}: the model's outputs on the {split} split are not finite. If it was just trained, "
+                f"lower learning_rate ({self.settings.learning_rate:g})."
+            )
         description = self.model.config.tasks[task]
         metric = self.metrics[task]
+        loss = task_loss(task, description, logits, labels)
+        logits, labels = logits.double(), labels.double() if labels.is_floating_point() else labels
         if description.problem_type == "regression":
-            loss = torch.nn.functional.mse_loss(logits, labels)
-            guess = self.processor.rescale_target(task, logits).numpy()
-            target = self.processor.rescale_target(task, labels).numpy()
+            guess, labels = (self.processor.rescale_target(task, values) for values in (logits, labels))
         elif description.problem_type == "multi_label_classification":
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
-            guess, target = logits.sigmoid().numpy(), labels.numpy()
+            guess = logits.sigmoid()
         else:
-            loss = torch.nn.functional.cross_entropy(logits, labels)
-            guess, target = logits.double().softmax(-1).numpy(), labels.numpy()
-        return {"loss": float(loss), metric.name: metric.function(target, guess)}
+            guess = logits.softmax(-1)
+        value = metric.function(labels.numpy(), guess.numpy())
+        if not math.isfinite(value):
+            raise ValueError(
+                f"Task {task!r}: the labels of the {split} split do not determine {metric.name} ({value}); there are "
+                "too few rows, or all of one class. Choose another metric or other splits."
+            )
+        return {"loss": float(loss), metric.name: value}
+
+    def _num_rows(self, task: str, split: str) -> int:
+        if split not in self.data[task] or not len(self.data[task][split]):
+            raise ValueError(f"Task {task!r} has no rows in the {split} split; it has {', '.join(self.data[task])}.")
+        return len(self.data[task][split])
 
     def _batch(self, task: str, split: str, rows: np.ndarray) -> Batch:
         batch = self.processor.collate(task, self._columns[task, split][rows])
         batch.pop("row", None)
-        return _to_device(batch, self.accelerator.device)
+        return to_device(batch, self.accelerator.device)
 
-    def _progress(self, total: int) -> Any:
-        return progress_bar(self.description, total, enabled=self.accelerator.is_main_process)
+
+def process_state() -> PartialState:
+    """Which process of how many this is, and its device.
+
+    Raises:
+        ValueError: several processes were launched, but Accelerate takes each for the only one.
+    """
+    # Whoever asks first decides for all, and only `Accelerator` itself reads the variable.
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    launched = get_int_from_env(["WORLD_SIZE"], 1)
+    if launched > 1 and state.num_processes == 1:
+        raise ValueError(
+            f"{launched} processes were launched, but there is no GPU for them, so that each would do all the work. "
+            "Set ACCELERATE_USE_CPU=true to have them share it on the CPU."
+        )
+    return state
+
+
+def _new_accelerator(mixed_precision: str) -> Accelerator:
+    process_state()
+    if is_initialized() and AcceleratorState().mixed_precision != mixed_precision:
+        # Accelerate keeps one state for all, but one run may follow another of a different precision.
+        AcceleratorState._reset_state()
+    # A step holds the heads and groups of its own tasks only.
+    parallel = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[parallel])
+    if mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise ValueError("mixed_precision='fp16' needs a GPU, and there is none; use 'bf16' or 'no'.")
+    return accelerator
+
+
+@contextmanager
+def _plain_forward_afterwards(model: HighMMTModel) -> Iterator[None]:
+    """Take Accelerate's wrapper for mixed precision off the model again; it would travel with copies of it."""
+    try:
+        yield
+    finally:
+        for name in ("forward", "_original_forward"):
+            vars(model).pop(name, None)
 
 
 class progress_bar:  # noqa: N801 - used like a function
@@ -253,18 +356,20 @@ class progress_bar:  # noqa: N801 - used like a function
             MofNCompleteColumn(),
             TimeRemainingColumn(elapsed_when_finished=True),
         )
-        self._bar: Any = Progress(*columns, console=console) if shown else nullcontext()
-        self._task = self._bar.add_task(description, total=total) if shown else None
+        self._bar = Progress(*columns, console=console) if shown else None
+        self._task = self._bar.add_task(description, total=total) if self._bar is not None else None
 
-    def __enter__(self) -> Any:
-        self._bar.__enter__()
+    def __enter__(self) -> Callable[..., None]:
+        if self._bar is not None:
+            self._bar.__enter__()
         return self._advance
 
     def __exit__(self, *error: Any) -> None:
-        self._bar.__exit__(*error)
+        if self._bar is not None:
+            self._bar.__exit__(*error)
 
     def _advance(self, steps: int = 1) -> None:
-        if self._task is not None:
+        if self._bar is not None and self._task is not None:
             self._bar.advance(self._task, steps)
 
 
@@ -281,9 +386,3 @@ def iterate_batches(num_rows: int, batch_size: int) -> Iterator[np.ndarray]:
     """Row numbers of consecutive batches."""
     for start in range(0, num_rows, batch_size):
         yield np.arange(start, min(start + batch_size, num_rows))
-
-
-def _to_device(batch: Any, device: torch.device) -> Any:
-    if isinstance(batch, Mapping):
-        return {key: _to_device(value, device) for key, value in batch.items()}
-    return batch.to(device) if isinstance(batch, Tensor) else batch

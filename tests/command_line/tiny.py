@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import datasets
 import numpy as np
 import pytest
 import yaml
+
 from highmmt.cli import main
 
 ROWS = {"train": 48, "validation": 20, "test": 16}
@@ -26,7 +28,13 @@ SUITE: dict[str, Any] = {
         "cross_attention_head_dim": 8,
         "self_attention_head_dim": 8,
     },
-    "training": {"num_pretraining_epochs": 3, "num_finetuning_epochs": 2, "learning_rate": 0.01},
+    "training": {
+        "num_pretraining_epochs": 3,
+        "num_finetuning_epochs": 2,
+        "num_unimodal_groups": 2,
+        "num_crossmodal_groups": 2,
+        "learning_rate": 0.01,
+    },
     "modalities": {
         "image": {"kind": "image", "patch_size": 3, "num_frequency_bands": 2, "max_frequency": 4},
         "table": {"kind": "table", "num_frequency_bands": 2, "max_frequency": 4},
@@ -106,7 +114,7 @@ def write_suite(folder: Path, changes: dict[str, Any] | None = None, name: str =
         changes: path of a key, joined by dots, to its new value; None removes the key.
         name: of the file.
     """
-    values = yaml.safe_load(yaml.safe_dump(SUITE))
+    values = copy.deepcopy(SUITE)
     for path, value in (changes or {}).items():
         *parents, last = path.split(".")
         part = values
@@ -121,10 +129,23 @@ def write_suite(folder: Path, changes: dict[str, Any] | None = None, name: str =
     return path
 
 
-def highmmt(patch: pytest.MonkeyPatch, *arguments: object) -> int:
+def write_suite_with_rows(folder: Path, changes: dict[str, Any] | None = None) -> Path:
+    """Suite and rows in a new folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_rows(folder)
+    return write_suite(folder, changes)
+
+
+def highmmt(*arguments: object) -> int:
     """Exit code of a command, run in this process."""
-    patch.setattr(sys, "argv", ["highmmt", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stopped:
-        main()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["highmmt", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
     code = stopped.value.code
     return code if isinstance(code, int) else 0
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Temporary files and folders below a folder."""
+    return [str(path.relative_to(folder)) for path in folder.rglob(".*") if path.suffix in (".tmp", ".old")]

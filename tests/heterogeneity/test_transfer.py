@@ -17,7 +17,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from highmmt.heterogeneity import HeterogeneityMatrix, HeterogeneitySettings, TransferMeasurement, measure_heterogeneity
+from highmmt.heterogeneity import (
+    HeterogeneityMatrix,
+    HeterogeneitySettings,
+    TransferMeasurement,
+    measure_heterogeneity,
+)
 from highmmt.processing import HighMMTProcessor
 from highmmt.suites import Suite
 from highmmt.train import StaggeredSchedule, build_config, build_model, encode_suite
@@ -46,7 +51,9 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def suite(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Suite:
-    return _load(root / "tests" / "train" / "tiny_suite.py").tiny_suite(tmp_path_factory.mktemp("rows"))
+    return _load(root / "tests" / "train" / "tiny_suite.py").tiny_suite(
+        tmp_path_factory.mktemp("rows"), hidden_dropout_prob=0.1
+    )
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +122,7 @@ def test_a_unimodal_matrix_of_classes_numbers_and_labels_is_a_distance_matrix(me
 
 def test_transfers_are_losses_of_the_target_in_units_of_its_null_loss(measure: Callable[..., Any]) -> None:
     for scale in ("null", "none"):
-        matrix = measure(folder=scale, loss_scale=scale)
+        matrix = measure(folder=scale, loss_scale=scale, num_steps=1)
         assert len(matrix.losses["transfer"]) == 2 * matrix.num_measured
         for run, [loss] in matrix.losses["transfer"].items():
             source, target = run.split("->")
@@ -183,6 +190,7 @@ def test_a_run_from_scratch_is_plain_training_on_the_rows_that_have_the_input(
     schedule = StaggeredSchedule({task: len(rows["train"])}, {task: FAST.batch_size}, seed=2)
     order = [step[task] for epoch in range(4) for step in schedule.epoch(epoch)][: FAST.num_steps]
     losses = []
+    torch.manual_seed(2)
     for numbers in order:
         model.train()
         batch = processor.collate(task, rows["train"].take(numbers), modalities=[modality])
@@ -322,7 +330,9 @@ def test_the_null_loss_is_that_of_the_best_constant_worked_out_by_hand(
     scaled = (validation - train.mean(0)) / train.std(0)
     assert made.null_loss("arm/table") == pytest.approx((scaled**2).mean(), rel=1e-5)
     # Of the series only the rows count that have one, for the constant as for the error.
-    has = [np.array([len(series) > 0 for series in splits["arm"][split]["series"]]) for split in ("train", "validation")]
+    has = [
+        np.array([len(series) > 0 for series in splits["arm"][split]["series"]]) for split in ("train", "validation")
+    ]
     scaled = (validation[has[1]] - train[has[0]].mean(0)) / train.std(0)
     assert made.null_loss("arm/series") == pytest.approx((scaled**2).mean(), rel=1e-5)
 
@@ -362,7 +372,7 @@ def test_a_finished_sweep_is_not_repeated_and_leaves_no_weights(
     assert calls == []
 
 
-@pytest.mark.parametrize("stop", [0, 3, 5, 10])
+@pytest.mark.parametrize("stop", [0, 3, 10])
 def test_a_killed_sweep_resumes_and_repeats_nothing(
     measure: Callable[..., Any], calls: list[str], monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:

@@ -1,0 +1,60 @@
+"""Training settings: plain data, checked when they are made."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from highmmt.suites.schema import TRAINING_KEYS
+from highmmt.train import TrainingSettings
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_epochs": 0}, "num_epochs=0"),
+        ({"num_epochs": 2.0}, "num_epochs=2.0"),
+        ({"num_epochs": True}, "num_epochs=True"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_sizes": {"gait": 0}}, "batch_sizes['gait']=0"),
+        ({"batch_sizes": 16}, "batch_sizes=16"),
+        ({"eval_batch_size": -1}, "eval_batch_size=-1"),
+        ({"patience": 0}, "patience=0"),
+        ({"seed": -1}, "seed=-1"),
+        ({"seed": 2**32}, "seed=4294967296"),
+        ({"learning_rate": -1e-3}, "learning_rate=-0.001"),
+        ({"learning_rate": math.nan}, "learning_rate=nan"),
+        ({"learning_rate": "8e-4"}, "learning_rate='8e-4'"),  # what YAML makes of 8e-4, without a point
+        ({"weight_decay": math.inf}, "weight_decay=inf"),
+        ({"warmup_ratio": 1}, "warmup_ratio=1"),
+        ({"warmup_ratio": "half"}, "warmup_ratio='half'"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm=0.0"),
+        ({"max_grad_norm": "big"}, "max_grad_norm='big'"),
+        ({"optimizer": "adagrad"}, "optimizer='adagrad' is not one of adam, adamw"),
+        ({"lr_scheduler": "cos"}, "lr_scheduler='cos' is not one of constant, linear, cosine"),
+        ({"mixed_precision": "fp8"}, "mixed_precision='fp8' is not one of no, bf16, fp16"),
+        ({"learning_rat": 1.0}, "no training setting 'learning_rat'"),
+    ],
+)
+def test_bad_values_are_refused_by_name(values: dict, message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        TrainingSettings.from_dict(values)
+    assert message in str(error.value)
+
+
+def test_settings_survive_json() -> None:
+    settings = TrainingSettings(num_epochs=3, batch_sizes={"gait": 7}, max_grad_norm=None, patience=2)
+    assert TrainingSettings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
+
+
+def test_a_task_that_is_not_named_has_the_common_batch_size() -> None:
+    settings = TrainingSettings(batch_size=5, batch_sizes={"gait": 7})
+    assert (settings.batch_size_of("gait"), settings.batch_size_of("push")) == (7, 5)
+
+
+def test_all_that_a_suite_may_say_of_training_is_a_setting() -> None:
+    known = TrainingSettings().to_dict()
+    keys = [key.removeprefix("finetuning_") for key in TRAINING_KEYS if not key.startswith("num_")]
+    assert [key for key in keys if key not in known] == []
