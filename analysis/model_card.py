@@ -170,7 +170,7 @@ def _groups(config: HighMMTConfig) -> str:
         ("C", groups.crossmodal, groups.num_crossmodal_groups),
     ):
         for index in range(number):
-            rows.append((f"{letter}{index}", ", ".join(node for node, group in members.items() if group == index)))
+            rows.append((f"{letter}{index + 1}", ", ".join(node for node, group in members.items() if group == index)))
     return "Members of a group use one copy of the parameters: U encodes modalities, C relates two of them.\n\n" + (
         _table(("group", "members"), rows)
     )

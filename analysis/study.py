@@ -362,6 +362,7 @@ class Study:
             "metric": {name: task.metric for name, task in suite.tasks.items()},
             "higher_is_better": {name: METRICS[task.metric].higher_is_better for name, task in suite.tasks.items()},
             "reference": {name: task.reference for name, task in suite.tasks.items() if task.reference},
+            "num_rows": {name: {split: len(rows) for split, rows in suite.load(name).items()} for name in suite.tasks},
             "methods": methods,
             "history": history,
             "timings": self._timings(),

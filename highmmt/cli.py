@@ -37,7 +37,6 @@ app = typer.Typer(
 )
 # Files and pipes have no width; tables there are as wide as they need.
 out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
-err = Console(stderr=True)
 
 _DATA, _TRAINING, _MEASURING, _RESULT = "What to work on", "How to train", "How to measure", "Where results go"
 SuiteArgument = Annotated[
@@ -239,7 +238,7 @@ def cluster(
         ("C", groups.crossmodal, groups.num_crossmodal_groups),
     ):
         for index in range(count):
-            table.add_row(f"{letter}{index}", ", ".join(node for node, group in nodes.items() if group == index))
+            table.add_row(f"{letter}{index + 1}", ", ".join(node for node, group in nodes.items() if group == index))
     out.print(table)
 
 
@@ -349,16 +348,13 @@ def main() -> None:
         code = result if isinstance(result, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
-    except SystemExit:
-        # Rich and Typer stop so when the reader of a pipe has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):
+        # The reader of a pipe has seen enough; Rich and Typer turn that into `SystemExit`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except UsageError as error:
         context = getattr(error, "ctx", None)
-        message = str(getattr(error, "format_message", error.__str__)())
+        message = error.format_message()  # type: ignore[attr-defined]
         end = "" if message.endswith((".", "?")) else "."
         code = _failed(f"{message}{end} See: {context.command_path if context else 'highmmt'} --help")
     except OSError as error:
@@ -388,7 +384,8 @@ def _failed(message: str) -> int:
 
 
 def _say(markup: str) -> None:
-    err.print(markup, highlight=False, soft_wrap=True)
+    # A console of its own: one that Ctrl-C stopped within a line would say that line again.
+    Console(stderr=True).print(markup, highlight=False, soft_wrap=True)
 
 
 def _tell(text: str) -> None:

@@ -73,7 +73,7 @@ def test_the_text_has_scores_licences_groups_and_the_seed(suite: Suite, model: H
     assert "| signs | image, table | accuracy | 0.938 | 0.900 (a guess) |" in text
     assert "| walk | wearables | CC BY 4.0 | - |" in text
     assert "| tones | sound | CC0-1.0 | - |" in text
-    assert "| U0 | signs/image, signs/table, walk/series, walk/remark, tones/spectrum |" in text
+    assert "| U1 | signs/image, signs/table, walk/series, walk/remark, tones/spectrum |" in text
     assert "Seed 7;" in text
     assert "with 3 seeds" in text
     assert "[report](../report.html)" in text
