@@ -63,7 +63,9 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
     try:
         yield temporary
-        os.chmod(temporary, 0o777 & ~_umask())
+        # Temporary folders and safetensors files are readable by their owner alone; a model folder is to be shared.
+        for place in (temporary, *temporary.rglob("*")):
+            os.chmod(place, (0o777 if place.is_dir() else 0o666) & ~_umask())
         if folder.exists():
             # Two renames, so that a reader never sees a folder that is half old and half new.
             old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".old"))

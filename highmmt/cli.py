@@ -1,4 +1,4 @@
-"""The command line: `highmmt run | train | heterogeneity | cluster | evaluate | predict | report | inspect`."""
+"""The command line: `highmmt run | train | heterogeneity | cluster | evaluate | predict | report | inspect | convert`."""
 
 from __future__ import annotations
 
@@ -339,6 +339,25 @@ def inspect(
             table.add_row(modality, *(values[key] for key in keys))
         out.print(table)
         _tell(f"  target: {summary['target']}\n")
+
+
+@app.command()
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="File that the authors' code saved, such as fhundricmic30.pt.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of the model, made if need be.")],
+) -> None:
+    """A checkpoint of the authors' public code as a model folder for AutoModel.
+
+    The checkpoint is a pickle. It is read as data, and nothing in it is run.
+
+    Example: highmmt convert fhundricmic30.pt models/authors
+    """
+    with _writes_to(folder):
+        _prepare_libraries()
+        from .modeling_highmmt.convert_highmmt_original_to_hf import convert_original_checkpoint
+
+        model = convert_original_checkpoint(checkpoint, folder)
+    _tell(f"{folder}: {model.num_parameters():,} parameters, tasks {', '.join(model.config.tasks)}.")
 
 
 def main() -> None:

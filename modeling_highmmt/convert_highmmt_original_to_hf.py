@@ -1,15 +1,20 @@
-"""Weights of the authors' public code as weights of `HighMMTModel`, by name."""
+"""Weights and checkpoints of the authors' public code as weights and folders of `HighMMTModel`."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..configuration import HighMMTConfig, ParameterGroups, interaction_name
+from ..configuration.files import read_json, whole_folder
+from .modeling_highmmt import HighMMTModel
+from .original_checkpoint import read_original_checkpoint
 
 # Public name within one attention or feed-forward block -> ours. Keys and values come stacked and are split.
 _ATTENTION = {
@@ -70,6 +75,82 @@ def convert_original_state_dict(
     return config, state
 
 
+def convert_original_checkpoint(
+    path: str | Path, output_dir: str | Path, tasks: Mapping[str, Mapping[str, Any]] | None = None
+) -> HighMMTModel:
+    """Turn a checkpoint of the authors' public code into a model folder that `AutoModel.from_pretrained` loads.
+
+    The file is a pickle; it is read as data and nothing in it is run.
+
+    Args:
+        path: a file in which the public code has saved a whole module with `torch.save`.
+        output_dir: folder of the model, made if need be; written whole or not at all. An empty folder and an earlier
+            model of ours are replaced.
+        tasks: for each head in order the task's name and a mapping with its `modalities` and, where it is no
+            single-label classification, its `problem_type`. None for the public four-task script's tasks.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no such checkpoint, or names something that none needs (the message says what); or
+            `output_dir` holds something else.
+    """
+    path, output_dir = Path(path), Path(output_dir)
+    _check_output(path, output_dir)
+    weights, description = read_original_checkpoint(path, tasks)
+    try:
+        config, state = convert_original_state_dict(weights, description)
+        # No memory and no random numbers for weights that are about to be replaced.
+        with torch.device("meta"):
+            model = HighMMTModel(config)
+        model.load_state_dict(state, strict=True, assign=True)
+    except (LookupError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{path}: {str(error.args[0]) if error.args else error}") from error
+    model.eval()
+    with whole_folder(output_dir) as folder:
+        model.save_pretrained(folder)
+        (folder / "README.md").write_text(_card(path, model), encoding="utf-8")
+    return model
+
+
+def _check_output(path: Path, output_dir: Path) -> None:
+    if output_dir.resolve() in path.resolve().parents:
+        # Inside a folder that is to be replaced, the checkpoint would go with it.
+        raise ValueError(f"{output_dir} holds the checkpoint itself; choose another folder for the model.")
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ValueError(f"{output_dir} is a file; choose a folder for the model.")
+    if output_dir.is_dir() and any(output_dir.iterdir()):
+        config = output_dir / "config.json"
+        values = read_json(config) if config.is_file() else None
+        if not isinstance(values, dict) or values.get("model_type") != HighMMTConfig.model_type:
+            raise ValueError(f"{output_dir} is not empty and holds no HighMMT model; choose another folder.")
+
+
+def _card(path: Path, model: HighMMTModel) -> str:
+    """Text of `README.md`: where the weights come from and what the model reads."""
+    config = model.config
+    tasks = "; ".join(
+        f"`{name}` ({task.num_labels} labels) from {', '.join(f'`{modality}`' for modality in task.modalities)}"
+        for name, task in config.tasks.items()
+    )
+    names = "\n".join(f"- {name}" for name in ("highmmt", "multimodal", "multitask"))
+    return (
+        f"---\nlibrary_name: highmmt\ntags:\n{names}\n---\n\n# HighMMT, converted from the authors' checkpoint\n\n"
+        f"These are the weights of `{path.name}` (SHA-256 `{hashlib.sha256(path.read_bytes()).hexdigest()}`), a "
+        "checkpoint of the public code of Liang et al., *High-Modality Multimodal Transformer*, Transactions on "
+        f"Machine Learning Research, 05/2023, under the names of `HighMMTModel`: {model.num_parameters():,} "
+        f"parameters, {config.num_latents} latents of width {config.d_latents}, all of them shared by the tasks, "
+        f"which are {tasks}. Inputs are those of the public code, prepared as it prepares them, and the logits are "
+        "equal up to rounding; nothing was trained. `AutoModel.from_pretrained` loads this folder after "
+        "`import highmmt`; it has no processor, because the checkpoint does not say how its data was made. The names "
+        "of the tasks are not in the checkpoint either: they follow from the order and the sizes of its heads. No "
+        "results are given and no licence is set; those of the checkpoint and of its data apply. For research, not "
+        "for decisions about people.\n"
+    )
+
+
 def _take(weights: Mapping[str, Tensor], name: str) -> Tensor:
     if name not in weights:
         raise KeyError(f"The original weights have no {name!r}, which the description calls for.")
@@ -113,7 +194,11 @@ def _read_config(description: Mapping[str, Any], groups: ParameterGroups) -> Hig
         for name, entry in description["modalities"].items()
     }
     tasks = {
-        name: {"modalities": list(entry["latent_order"]), "num_labels": entry["num_labels"]}
+        name: {
+            "modalities": list(entry["latent_order"]),
+            "problem_type": entry.get("problem_type", "single_label_classification"),
+            "num_labels": entry["num_labels"],
+        }
         for name, entry in description["tasks"].items()
     }
     learned = bool(perceiver.get("embed", False))
@@ -189,4 +274,4 @@ def _embeddings(weights: Mapping[str, Tensor], description: Mapping[str, Any]) -
     return torch.stack(rows)
 
 
-__all__ = ["convert_original_state_dict"]
+__all__ = ["convert_original_checkpoint", "convert_original_state_dict"]

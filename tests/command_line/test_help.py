@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-COMMANDS = ("run", "train", "heterogeneity", "cluster", "evaluate", "predict", "report", "inspect")
+COMMANDS = ("run", "train", "heterogeneity", "cluster", "evaluate", "predict", "report", "inspect", "convert")
 HEAVY = {"torch", "transformers", "datasets", "numpy", "sklearn", "scipy", "matplotlib", "huggingface_hub"}
 
 

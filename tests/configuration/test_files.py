@@ -63,6 +63,20 @@ def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o755
 
 
+def test_a_folder_and_its_files_are_as_readable_as_the_umask_lets_them(tmp_path: Path) -> None:
+    mask = os.umask(0o022)
+    try:
+        with whole_folder(tmp_path / "model") as folder:
+            (folder / "part").mkdir(mode=0o700)
+            private = folder / "part" / "weights"
+            private.touch(mode=0o600)
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE((tmp_path / "model").stat().st_mode) == 0o755
+    assert stat.S_IMODE((tmp_path / "model" / "part").stat().st_mode) == 0o755
+    assert stat.S_IMODE((tmp_path / "model" / "part" / "weights").stat().st_mode) == 0o644
+
+
 def test_a_folder_appears_once_it_is_filled_and_replaces_the_old_one_entirely(tmp_path: Path) -> None:
     target = tmp_path / "new" / "model"
     with whole_folder(target) as temporary:
