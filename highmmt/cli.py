@@ -1,4 +1,4 @@
-"""The command line: `highmmt run`, a command for each of its stages, and `predict`, `evaluate`, `inspect`, `convert`."""
+"""The command line: `highmmt run`, a command for each of its stages, `predict`, `evaluate`, `inspect`, `convert`."""
 
 from __future__ import annotations
 
