@@ -149,7 +149,7 @@ def parquet_columns(source: Mapping[str, Any], splits: Mapping[str, Any], where:
 
     Raises:
         FileNotFoundError: a file is not there.
-        ValueError: a file is not Parquet; the message names it.
+        ValueError: a file is not Parquet, or has no rows; the message names it.
     """
     local_files(source, where)
     if source.get("path") != "parquet":
@@ -157,12 +157,16 @@ def parquet_columns(source: Mapping[str, Any], splits: Mapping[str, Any], where:
     import pyarrow.parquet
 
     columns = {}
-    used = [splits[split] for split in SPLITS]
-    for file in [file for split, _, path in _data_files(source) if split in used for file in _matches(path)]:
+    used = {splits[split]: split for split in SPLITS}
+    files = [(used[split], file) for split, _, path in _data_files(source) if split in used for file in _matches(path)]
+    for split, file in files:
         try:
-            columns[file] = pyarrow.parquet.read_schema(file).names
+            metadata = pyarrow.parquet.read_metadata(file)
         except (OSError, ValueError) as error:
             raise ValueError(f"{where}: the data file {file} cannot be read: {one_line(error)}") from error
+        if not metadata.num_rows:
+            raise ValueError(f"{where}: the {split} split has no rows in {file}.")
+        columns[file] = metadata.schema.to_arrow_schema().names
     return columns
 
 
