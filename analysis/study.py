@@ -104,7 +104,7 @@ class StudySettings:
         steps: dict[str, Any] = {}
         if quick:
             epochs = {"pretraining": 1, "finetuning": 1}
-            steps = {"num_steps": 4, "num_evaluations": 1, "share": 0.1}
+            steps = {"num_steps": 2, "num_evaluations": 1, "share": 0.06}
         try:
             phases = {
                 name: TrainingSettings.from_dict({"num_epochs": count, **training}) for name, count in epochs.items()
