@@ -14,7 +14,8 @@ from typing import Literal
 
 import numpy as np
 from scipy.cluster import hierarchy
-from scipy.spatial.distance import squareform
+
+from ..heterogeneity.clustering import Linkage, dendrogram_cut
 
 Matrix = Sequence[Sequence[float | None]]
 
@@ -212,8 +213,10 @@ class Tree:
     leaves: list[int]
 
 
-def cluster_tree(values: Matrix, method: str = "average") -> Tree:
-    """Agglomerative clustering of a symmetric matrix of distances (n, n), with n of at least 2.
+def cluster_tree(values: Matrix, method: Linkage = "average", nodes: Sequence[str] | None = None) -> Tree:
+    """The tree that `cluster_nodes` cuts, for a symmetric matrix of distances (n, n), with n of at least 2.
+
+    Equal distances are merged in the order of the nodes' names; without names, in the order of the rows.
 
     Raises:
         ValueError: a distance is missing, or `method` is no linkage that works on distances.
@@ -224,7 +227,8 @@ def cluster_tree(values: Matrix, method: str = "average") -> Tree:
     np.fill_diagonal(distances, 0.0)
     if not np.isfinite(distances).all():
         raise ValueError("a distance is missing; complete the matrix before clustering.")
-    merges = hierarchy.linkage(squareform((distances + distances.T) / 2, checks=False), method=method)
+    names = list(nodes) if nodes is not None else [f"{row:09d}" for row in range(len(distances))]
+    merges, _ = dendrogram_cut((distances + distances.T) / 2, names, 1, method)
     drawn = hierarchy.dendrogram(merges, no_plot=True)
     return Tree(merges, [int(leaf) for leaf in drawn["leaves"]])
 

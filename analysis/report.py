@@ -22,6 +22,7 @@ from scipy.cluster import hierarchy
 
 from ..configuration import ParameterGroups
 from ..configuration.files import read_json, write_bytes, write_text
+from ..heterogeneity.clustering import Linkage
 from . import charts
 from .charts import format_number, format_parameters
 
@@ -41,7 +42,7 @@ class Distances:
     measured: list[list[bool]]
     standard_errors: list[list[float | None]] | None
     transfer: list[list[float | None]] | None
-    linkage: str
+    linkage: Linkage
     loss_scale: str
     seeds: Any
     tree: charts.Tree | None = None
@@ -195,7 +196,7 @@ def _load_distances(path: Path) -> Distances:
         value is not None for row, line in enumerate(values) for col, value in enumerate(line) if row != col
     )
     if len(nodes) > 1 and complete:
-        distances.tree = charts.cluster_tree(values, linkage)
+        distances.tree = charts.cluster_tree(values, linkage, nodes)
     return distances
 
 
