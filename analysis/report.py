@@ -181,7 +181,7 @@ def _load_distances(path: Path) -> Distances:
         raise ValueError("'values' is missing")
     measured = matrix("measured") or [[value is not None for value in row] for row in values]
     settings = data.get("settings") or {}
-    linkage = data.get("linkage") or settings.get("linkage") or "average"
+    linkage: Any = data.get("linkage") or settings.get("linkage") or "average"  # `cluster_tree` checks it
     distances = Distances(
         nodes,
         values,
