@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin
 
 from ..configuration.configuration_highmmt import TaskConfig
+from ..configuration.files import write_text
 from .collation import HighMMTBatch, elements_from_arrow, elements_to_arrow, pad_elements
 from .descriptions import MODEL_OPTIONS, RESERVED_NAMES, check_modalities, check_one_tokenizer, read_task
 from .plain_data import code_digest, plain_copy, readable_json
@@ -385,11 +386,7 @@ class HighMMTProcessor(ProcessorMixin):
 
     def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:
         """Write `to_json_string`, whole or not at all."""
-        path = Path(json_file_path)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-            temporary = Path(folder, path.name)
-            temporary.write_text(self.to_json_string(), encoding="utf-8")
-            os.replace(temporary, path)
+        write_text(Path(json_file_path), self.to_json_string())
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
