@@ -11,7 +11,7 @@ Everything here equals the paper's equations exactly (up to rounding) but is com
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -89,33 +89,60 @@ class InputSequence:
     """One modality of one task, standardised but with the zero columns left out.
 
     Attributes:
-        data: `(batch, elements, channels)`.
-        codes: positions and modality embedding, `(elements, width)`, or `(batch, elements, width)` where the
-            positions depend on each sample's own length.
+        values: `(batch, elements, channels + codes + 1)`: data, then positions and modality embedding, then the mean
+            of the full-width element.
+        num_channels, num_codes: widths of the first two parts.
         mask: `(batch, elements)`, True where an element is real; None where all are.
         present: `(batch,)`, True where a sample has at least one real element; None where all have.
-        mean, inverse_std: moments of each full-width element, `(batch, elements)`, for the context's layer norm.
+        inverse_std: of each full-width element, `(batch, elements, 1)`; with the mean, what its layer norm needs.
     """
 
-    data: Tensor
-    codes: Tensor
+    values: Tensor
+    num_channels: int
+    num_codes: int
     mask: Tensor | None
     present: Tensor | None
-    mean: Tensor
     inverse_std: Tensor
 
     @classmethod
     def build(cls, data: Tensor, codes: Tensor, mask: Tensor | None, d_all: int, eps: float) -> InputSequence:
-        """The sequence with the moments that its element `[data | zeros | codes]` of width `d_all` has."""
+        """The sequence of elements `[data | zeros | codes]` of width `d_all`.
+
+        Args:
+            data: `(batch, elements, channels)`.
+            codes: positions and modality embedding, `(elements, width)`, or `(batch, elements, width)` where the
+                positions depend on each sample's own length.
+            mask: `(batch, elements)`, True where an element is real; None where all are.
+            d_all: width of the whole element.
+            eps: epsilon of the layer norm.
+        """
         present = None
         if mask is not None:
             # Padding may hold anything, even NaN, and must not reach a sum.
             data = data.masked_fill(~mask[..., None], 0.0)
             present = mask.any(dim=1)
-        mean = (data.sum(-1) + codes.sum(-1)) / d_all
-        square = (torch.linalg.vector_norm(data, dim=-1).square() + codes.square().sum(-1)) / d_all
-        inverse_std = (square - mean.square()).clamp_min(0.0).add(eps).rsqrt()
-        return cls(data, codes, mask, present, mean, inverse_std)
+        mean = (data.sum(-1, keepdim=True) + codes.sum(-1, keepdim=True)) / d_all
+        square = torch.linalg.vector_norm(data, dim=-1, keepdim=True).square()
+        variance = (square + codes.square().sum(-1, keepdim=True)) / d_all - mean.square()
+        inverse_std = (variance.clamp_min(0.0) + eps).rsqrt()
+        parts = [data, codes.expand(len(data), -1, -1), mean]
+        device = data.device.type
+        if torch.is_autocast_enabled(device):
+            # Once, rather than at each of its uses.
+            parts = [part.to(torch.get_autocast_dtype(device)) for part in parts]
+        return cls(torch.cat(parts, dim=-1), data.shape[-1], codes.shape[-1], mask, present, inverse_std)
+
+    def columns(self, full: Tensor, dim: int) -> Tensor:
+        """The rows of a projection that belong to `values`, from all `d_all + 1` of them at `dim`."""
+        num_after = self.num_codes + 1
+        num_zeros = full.shape[dim] - self.num_channels - num_after
+        data, _, after = full.split([self.num_channels, num_zeros, num_after], dim)
+        return torch.cat([data, after], dim)
+
+
+def _with_mean_column(projection: Tensor, dim: int) -> Tensor:
+    """A projection of all `d_all` columns, and of their mean, which a layer norm takes from each of them."""
+    return torch.cat([projection, -projection.sum(dim, keepdim=True)], dim)
 
 
 def _matrix(linear: nn.Module) -> Tensor:
@@ -188,62 +215,47 @@ class InputAttention(Attention):
         )
         self.norm_context = nn.LayerNorm(config.d_all, eps=config.layer_norm_eps)
 
-    def forward(
-        self, latents: Sequence[Tensor], sequences: Sequence[InputSequence]
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    def forward(self, latents: Tensor, sequences: Sequence[InputSequence]) -> tuple[Tensor, list[Tensor]]:
         """What the latents read from each sequence.
 
         Args:
-            latents: for each sequence `(batch, num_latents, d_latents)`, or `(num_latents, d_latents)` where all
-                samples start from the same latents.
+            latents: those of all sequences one after the other, `(batches, num_latents, d_latents)`, or
+                `(num_latents, d_latents)` where all samples start from the same ones.
             sequences: the inputs.
 
         Returns:
-            For each sequence the output `(batch, num_latents, d_latents)` and the attention weights
-            `(batch, num_heads, num_latents, elements)`.
+            The outputs of all sequences one after the other, `(batches, num_latents, d_latents)`, and for each
+            sequence the attention weights `(batch, num_heads, num_latents, elements)`.
         """
-        query_to_key = self.query_to_key()
         value_to_output = self.value_to_output()
         gain, shift = self.norm_context.weight, self.norm_context.bias
-        keys = query_to_key * gain  # (heads, d_latents, d_all); the shift adds the same to every element's score
-        values = value_to_output * gain[:, None]  # (heads, d_all, d_latents)
+        # The shift adds the same to every element's score, so keys need none.
+        keys = _with_mean_column(self.query_to_key() * gain, 2)  # (heads, d_latents, d_all + 1)
+        values = _with_mean_column(value_to_output * gain[:, None], 1)  # (heads, d_all + 1, d_latents)
         constant = torch.matmul(shift, value_to_output).sum(0) + self.output_bias()
-        value_sum = values.sum(1)  # (heads, d_latents)
-        queries: dict[int, Tensor] = {}
-        outputs, weights = [], []
-        for z, sequence in zip(latents, sequences, strict=True):
-            if id(z) not in queries:
-                # (d_latents, d_all) keys for every query, laid out as (..., d_all, heads * num_latents)
-                q = torch.einsum("...ld,hdc->...chl", self.norm(z), keys).flatten(-2)
-                queries = {id(z): q}
-            output, attention = self._read(queries[id(z)], values, value_sum, sequence)
-            outputs.append(self.drop_output(output + constant))
-            weights.append(attention)
-        return outputs, weights
+        normed = self.norm(latents)
+        if latents.dim() == 2:
+            queries = [self._queries(normed, keys)] * len(sequences)
+        else:
+            parts = normed.split([len(sequence.values) for sequence in sequences])
+            queries = [self._queries(part, keys) for part in parts]
+        read = [self._read(query, values, x) for query, x in zip(queries, sequences, strict=True)]
+        output = torch.cat([part for part, _ in read])
+        return self.drop_output(output + constant), [weights for _, weights in read]
 
-    def _read(self, query: Tensor, values: Tensor, value_sum: Tensor, x: InputSequence) -> tuple[Tensor, Tensor]:
-        batch, elements, channels = x.data.shape
-        width = x.codes.shape[-1]
-        d_all = query.shape[-2]
-        score = torch.matmul(x.data, query[..., :channels, :])  # (batch, elements, heads * num_latents)
-        if width:
-            score = score + torch.matmul(x.codes, query[..., d_all - width :, :])
-        score = (score - x.mean[..., None] * query.sum(-2, keepdim=True)) * x.inverse_std[..., None]
+    def _queries(self, latents: Tensor, keys: Tensor) -> Tensor:
+        """What each column of an element adds to each latent's score, `(..., d_all + 1, heads * num_latents)`."""
+        return torch.einsum("...ld,hdc->...chl", latents, keys).flatten(-2)
+
+    def _read(self, query: Tensor, values: Tensor, x: InputSequence) -> tuple[Tensor, Tensor]:
+        score = torch.matmul(x.values, x.columns(query, -2)) * x.inverse_std  # (batch, elements, heads * num_latents)
         if x.mask is not None:
             score = score.masked_fill(~x.mask[..., None], torch.finfo(score.dtype).min)
-        attention = torch.softmax(score.float(), dim=1).to(score.dtype)
-        weighted = (self.drop_attention(attention) * x.inverse_std[..., None]).transpose(1, 2)
-        if x.codes.dim() == 2:
-            read_codes = torch.matmul(weighted, x.codes)
-        else:
-            read_codes = torch.bmm(weighted, x.codes)
-        read = torch.cat([torch.bmm(weighted, x.data), read_codes, torch.bmm(weighted, x.mean[..., None])], dim=-1)
-        parts = [values[:, :channels], values[:, d_all - width :], -value_sum[:, None]]
-        matrix = torch.cat(parts, dim=1)  # (heads, channels + width + 1, d_latents)
-        read = read.unflatten(1, (self.num_heads, -1))  # (batch, heads, num_latents, channels + width + 1)
-        output = torch.einsum("bhlc,hcd->bld", read, matrix)
-        shape = (batch, elements, self.num_heads, -1)
-        return output, attention.view(shape).permute(0, 2, 3, 1)
+        attention = torch.softmax(score, dim=1)
+        read = torch.bmm((self.drop_attention(attention) * x.inverse_std).transpose(1, 2), x.values)
+        # (batch, heads, num_latents, columns) times (heads, columns, d_latents)
+        output = torch.einsum("bhlc,hcd->bld", read.unflatten(1, (self.num_heads, -1)), x.columns(values, 1))
+        return output, attention.unflatten(2, (self.num_heads, -1)).permute(0, 2, 3, 1)
 
 
 class LatentAttention(Attention):
@@ -388,15 +400,10 @@ class UnimodalLayer(nn.Module):
         self.feed_forward = FeedForward(config)
         self.latent_transformer = LatentTransformer(config)
 
-    def forward(
-        self, latents: Sequence[Tensor], sequences: Sequence[InputSequence]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """For each sequence its latents after this layer, and the weights of their reading; see `InputAttention`."""
+    def forward(self, latents: Tensor, sequences: Sequence[InputSequence]) -> tuple[Tensor, list[Tensor]]:
+        """All latents after this layer, and the weights of each sequence's reading; see `InputAttention`."""
         read, weights = self.cross_attention(latents, sequences)
-        # One batch of all sequences: what follows does not know where latents come from.
-        z = torch.cat([output + before for output, before in zip(read, latents, strict=True)])
-        z = self.latent_transformer(self.feed_forward(z))
-        return list(z.split([len(sequence.data) for sequence in sequences])), weights
+        return self.latent_transformer(self.feed_forward(read + latents)), weights
 
 
 class UnimodalEncoder(nn.Module):
@@ -408,18 +415,18 @@ class UnimodalEncoder(nn.Module):
         self.layers = nn.ModuleList(UnimodalLayer(config) for _ in range(config.num_unimodal_layers))
 
     def forward(self, sequences: Sequence[InputSequence]) -> tuple[list[Tensor], list[list[Tensor]]]:
-        """Encode any number of sequences as one batch.
+        """Encode any number of sequences as one batch: what follows the reading does not know where latents come from.
 
         Returns:
             For each sequence its latents `(batch, num_latents, d_latents)`, and for each layer and sequence the
             attention weights `(batch, num_heads, num_latents, elements)`.
         """
-        latents: list[Tensor] = [self.latents] * len(sequences)
+        latents: Tensor = self.latents
         weights = []
         for layer in self.layers:
             latents, attention = layer(latents, sequences)
             weights.append(attention)
-        return latents, weights
+        return list(latents.split([len(sequence.values) for sequence in sequences])), weights
 
 
 class CrossmodalLayer(nn.Module):
@@ -479,15 +486,34 @@ class CrossmodalTransformer(nn.Module):
             For each context and reader the last latent of the result, `(batch, d_latents)`; and for each layer and
             context the weights `(batch, num_heads, readers * num_latents, num_latents)`.
         """
-        counts = [len(group) for group in readers]
-        sizes = [len(context) * count for context, count in zip(contexts, counts, strict=True)]
-        # Readers of one context lie side by side, so that its keys and values serve them all.
-        streams = [torch.cat(list(group), dim=1) if len(group) > 1 else group[0] for group in readers]
-        weights = []
+        # Contexts with equally many readers become one batch; the readers of a context lie side by side, so that its
+        # keys and values serve them all.
+        places: dict[int, list[int]] = {}
+        for place, group in enumerate(readers):
+            places.setdefault(len(group), []).append(place)
+        batches = [torch.cat([contexts[place] for place in of_count]) for of_count in places.values()]
+        streams = [
+            torch.cat([torch.cat([readers[place][slot] for place in of_count]) for slot in range(count)], dim=1)
+            for count, of_count in places.items()
+        ]
+        sizes = [len(batch) * count for batch, count in zip(batches, places, strict=True)]
+        weights: list[list[Tensor]] = []
         for index, layer in enumerate(self.layers):
-            z, attention = layer(contexts, streams, last_only=index == len(self.layers) - 1)
-            weights.append(attention)
-            parts = z.split(sizes)
-            streams = [part.view(len(context), -1, z.shape[-1]) for part, context in zip(parts, contexts, strict=True)]
-        # After the last layer a reader has one latent left.
-        return [list(stream.unbind(1)) for stream in streams], weights
+            z, attention = layer(batches, streams, last_only=index == len(self.layers) - 1)
+            # After the last layer a reader has one latent left.
+            parts = zip(z.split(sizes), batches, strict=True)
+            streams = [part.view(len(batch), -1, z.shape[-1]) for part, batch in parts]
+            weights.append(_by_place(attention, contexts, places))
+        vectors = _by_place(streams, contexts, places)
+        return [list(vector.unbind(1)) for vector in vectors], weights
+
+
+def _by_place(
+    batches: Sequence[Tensor], contexts: Sequence[Tensor], places: Mapping[int, Sequence[int]]
+) -> list[Tensor]:
+    """Each context's part of joint batches, in the order of the contexts."""
+    parts: list[Tensor] = list(contexts)
+    for batch, of_count in zip(batches, places.values(), strict=True):
+        for place, part in zip(of_count, batch.split([len(contexts[place]) for place in of_count]), strict=True):
+            parts[place] = part
+    return parts

@@ -243,8 +243,8 @@ class HighMMTModel(HighMMTPreTrainedModel):
         if self.training and description.element_dropout:
             flat_mask = drop_elements(flat_mask, data, description.element_dropout)
         sequence = InputSequence.build(data, codes, flat_mask, self.config.d_all, self.config.layer_norm_eps)
-        if not torch.compiler.is_compiling() and not bool(torch.isfinite(sequence.mean.sum())):
-            bad = (~torch.isfinite(sequence.mean)).any(dim=1).nonzero().flatten().tolist()
+        if not torch.compiler.is_compiling() and not bool(torch.isfinite(sequence.inverse_std.sum())):
+            bad = (~torch.isfinite(sequence.inverse_std)).any(dim=(1, 2)).nonzero().flatten().tolist()
             raise ValueError(f"{where}: NaN or infinite values in sample {bad[0]} of the batch ({len(bad)} in all).")
         return sequence
 
@@ -503,7 +503,7 @@ def _check_batch(task: str, sequences: Mapping[str, InputSequence]) -> None:
     """Same batch size for every modality of a task, and no sample without any modality."""
     if not sequences:
         raise ValueError(f"Task {task!r}: no modality was given.")
-    sizes = {name: len(sequence.data) for name, sequence in sequences.items()}
+    sizes = {name: len(sequence.values) for name, sequence in sequences.items()}
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
         raise ValueError(f"Task {task!r}: batch sizes differ between modalities: {listed}.")
