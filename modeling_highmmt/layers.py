@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from ..configuration import HighMMTConfig, ModalityConfig
 
-# Rows of one block of the feed-forward on a CPU: 2,048 x 512 float32 fit into the cache of one core.
-_BLOCK_ROWS = 2048
+# Size of one block of the feed-forward's inner values on a CPU: what stays in the cache until it is read again.
+_BLOCK_BYTES = 2**22
 
 
 @lru_cache(maxsize=512)
@@ -84,6 +84,12 @@ def grid_positions(shape: Sequence[int], modality: ModalityConfig, device: torch
     return torch.cat(codes, dim=-1).reshape(elements, -1)
 
 
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """What matrix products of a tensor are computed in: autocast's choice where it is on."""
+    device = tensor.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
+
+
 @dataclass
 class InputSequence:
     """One modality of one task, standardised but with the zero columns left out.
@@ -125,11 +131,9 @@ class InputSequence:
         square = torch.linalg.vector_norm(data, dim=-1, keepdim=True).square()
         variance = (square + codes.square().sum(-1, keepdim=True)) / d_all - mean.square()
         inverse_std = (variance.clamp_min(0.0) + eps).rsqrt()
-        parts = [data, codes.expand(len(data), -1, -1), mean]
-        device = data.device.type
-        if torch.is_autocast_enabled(device):
-            # Once, rather than at each of its uses.
-            parts = [part.to(torch.get_autocast_dtype(device)) for part in parts]
+        # Autocast would cast them at each of their uses.
+        dtype = compute_dtype(data)
+        parts = [part.to(dtype) for part in (data, codes.expand(len(data), -1, -1), mean)]
         return cls(torch.cat(parts, dim=-1), data.shape[-1], codes.shape[-1], mask, present, inverse_std)
 
     def columns(self, full: Tensor, dim: int) -> Tensor:
@@ -232,6 +236,7 @@ class InputAttention(Attention):
         # The shift adds the same to every element's score, so keys need none.
         keys = _with_mean_column(self.query_to_key() * gain, 2)  # (heads, d_latents, d_all + 1)
         values = _with_mean_column(value_to_output * gain[:, None], 1)  # (heads, d_all + 1, d_latents)
+        values = values.to(compute_dtype(values))
         constant = torch.matmul(shift, value_to_output).sum(0) + self.output_bias()
         normed = self.norm(latents)
         if latents.dim() == 2:
@@ -292,11 +297,12 @@ class LatentAttention(Attention):
         keys, values = self.prepare(normed, self.query_to_key(), self.value_to_output())
         return self.read(normed, keys, values)
 
-    def read_last(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Self-attention of the last latent alone: `(batch, d)` from `(batch, num_latents, d)`."""
+    def read_last(self, latents: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        """Self-attention of the last latent alone, `(batch, d)`, given all of them, `(batch, num_latents, d)`."""
         normed = self.norm(latents)
         d = normed.shape[-1]
-        query = torch.matmul(normed[:, -1], self.query_to_key().transpose(0, 1).reshape(d, -1))
+        # Normed again, as its row of `normed` would cost a gradient of all rows.
+        query = torch.matmul(self.norm(last), self.query_to_key().transpose(0, 1).reshape(d, -1))
         score = torch.bmm(query.view(-1, self.num_heads, d), normed.transpose(1, 2))  # (batch, heads, latents)
         attention = torch.softmax(score, dim=-1)
         read = torch.bmm(self.drop_attention(attention), normed).flatten(1)
@@ -348,10 +354,13 @@ class FeedForward(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """`(..., d_latents)` to `(..., d_latents)`, the residual included."""
-        if latents.device.type != "cpu" or latents.numel() <= _BLOCK_ROWS * latents.shape[-1]:
+        if latents.device.type != "cpu":
             return self._transform(latents)
         # The inner width is 8 d_latents: whole, it would travel to memory and back; in blocks it stays in the cache.
-        blocks = latents.flatten(0, -2).split(_BLOCK_ROWS)
+        rows = _BLOCK_BYTES // (self.up_proj.out_features * compute_dtype(latents).itemsize)
+        if latents.numel() <= rows * latents.shape[-1]:
+            return self._transform(latents)
+        blocks = latents.flatten(0, -2).split(rows)
         return torch.cat([self._transform(block) for block in blocks]).view_as(latents)
 
     def _transform(self, latents: Tensor) -> Tensor:
@@ -367,11 +376,11 @@ class LatentBlock(nn.Module):
         self.attention = LatentAttention(config, heads, width, has_context=False)
         self.feed_forward = FeedForward(config)
 
-    def forward(self, latents: Tensor, *, last_only: bool = False) -> tuple[Tensor, Tensor]:
-        """`(batch, num_latents, d)` to the same, with `last_only` to its last latent `(batch, d)`; and the weights."""
-        if last_only:
-            attended, weights = self.attention.read_last(latents)
-            return self.feed_forward(attended + latents[:, -1]), weights
+    def forward(self, latents: Tensor, last: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`(batch, num_latents, d)` to the same, or given its `last` latents `(batch, d)` to these alone; and weights."""
+        if last is not None:
+            attended, weights = self.attention.read_last(latents, last)
+            return self.feed_forward(attended + last), weights
         attended, weights = self.attention(latents)
         return self.feed_forward(attended + latents), weights
 
@@ -386,9 +395,12 @@ class LatentTransformer(nn.Module):
     def forward(self, latents: Tensor, *, last_only: bool = False) -> Tensor:
         """Transform `(batch, num_latents, d)`; with `last_only` the result is its last latent, `(batch, d)`."""
         z = latents
-        for index, block in enumerate(self.blocks):
-            z, _ = block(z, last_only=last_only and index == len(self.blocks) - 1)
-        return z + (latents[:, -1] if last_only else latents)
+        for block in self.blocks[:-1]:
+            z, _ = block(z)
+        if not last_only:
+            return self.blocks[-1](z)[0] + latents
+        last = latents[:, -1]
+        return self.blocks[-1](z, last if z is latents else z[:, -1])[0] + last
 
 
 class UnimodalLayer(nn.Module):

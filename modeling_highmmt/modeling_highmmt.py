@@ -197,6 +197,7 @@ class HighMMTModel(HighMMTPreTrainedModel):
                 if modality in given
             }
             _check_batch(task, sequences[task])
+        _check_finite(sequences)
         return sequences
 
     def _sequence(self, task: str, modality: str, values: Tensor, mask: Tensor | None) -> InputSequence:
@@ -242,11 +243,7 @@ class HighMMTModel(HighMMTPreTrainedModel):
         flat_mask = mask.flatten(1) if mask is not None else None
         if self.training and description.element_dropout:
             flat_mask = drop_elements(flat_mask, data, description.element_dropout)
-        sequence = InputSequence.build(data, codes, flat_mask, self.config.d_all, self.config.layer_norm_eps)
-        if not torch.compiler.is_compiling() and not bool(torch.isfinite(sequence.inverse_std.sum())):
-            bad = (~torch.isfinite(sequence.inverse_std)).any(dim=(1, 2)).nonzero().flatten().tolist()
-            raise ValueError(f"{where}: NaN or infinite values in sample {bad[0]} of the batch ({len(bad)} in all).")
-        return sequence
+        return InputSequence.build(data, codes, flat_mask, self.config.d_all, self.config.layer_norm_eps)
 
     def _positions(self, modality: str, shape: torch.Size, mask: Tensor | None, device: torch.device) -> Tensor:
         """`(elements, width)`; `(batch, elements, width)` where samples of unequal length span -1 to 1 each."""
@@ -497,6 +494,23 @@ def _check_names(what: str, given: Iterable[str], known: Iterable[str]) -> None:
     for name in given:
         if name not in known:
             raise ValueError(f"{what} {name!r} is unknown; there are {', '.join(known) or 'none'}.")
+
+
+def _check_finite(sequences: Mapping[str, Mapping[str, InputSequence]]) -> None:
+    """Every element's deviation is a number; asked once for all inputs, as each question waits for the device."""
+    if torch.compiler.is_compiling():
+        return
+    sums = [sequence.inverse_std.sum() for modalities in sequences.values() for sequence in modalities.values()]
+    if bool(torch.isfinite(torch.stack(sums).sum())):
+        return
+    for task, modalities in sequences.items():
+        for modality, sequence in modalities.items():
+            bad = (~torch.isfinite(sequence.inverse_std)).any(dim=(1, 2)).nonzero().flatten().tolist()
+            if bad:
+                raise ValueError(
+                    f"Task {task!r}, modality {modality!r}: NaN or infinite values in sample {bad[0]} of the batch "
+                    f"({len(bad)} in all)."
+                )
 
 
 def _check_batch(task: str, sequences: Mapping[str, InputSequence]) -> None:
