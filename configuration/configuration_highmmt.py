@@ -157,6 +157,7 @@ class HighMMTConfig(PreTrainedConfig):
         head_norm: norm before each task's linear layer, `"batch_norm"` (the paper) or `"layer_norm"` (public code).
         hidden_dropout_prob: dropout on attention outputs, feed-forward outputs and before each head's linear layer.
         attention_probs_dropout_prob: dropout on attention weights.
+        modality_dropout: probability of hiding a whole modality of a sample while training, never all of them.
         use_unimodal_encoder, use_crossmodal: False gives the paper's architecture ablations (table 5).
         initializer_range: standard deviation of the initial latents and learned embeddings (public code: 1.0).
         layer_norm_eps: epsilon of every layer norm.
@@ -189,6 +190,7 @@ class HighMMTConfig(PreTrainedConfig):
     head_norm: Literal["batch_norm", "layer_norm"] = "batch_norm"
     hidden_dropout_prob: float | int = 0.0
     attention_probs_dropout_prob: float | int = 0.0
+    modality_dropout: float | int = 0.0
     use_unimodal_encoder: bool = True
     use_crossmodal: bool = True
     initializer_range: float | int = 1.0
@@ -232,7 +234,7 @@ class HighMMTConfig(PreTrainedConfig):
             "widening_factor",
         ):
             _check_whole("HighMMTConfig", key, getattr(self, key), 1)
-        for key in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+        for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "modality_dropout"):
             if not 0 <= getattr(self, key) < 1:
                 raise ValueError(f"{key}={getattr(self, key)} must be at least 0 and below 1.")
         if not self.initializer_range >= 0:

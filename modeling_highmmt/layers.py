@@ -136,6 +136,12 @@ class InputSequence:
         parts = [part.to(dtype) for part in (data, codes.expand(len(data), -1, -1), mean)]
         return cls(torch.cat(parts, dim=-1), data.shape[-1], codes.shape[-1], mask, present, inverse_std)
 
+    def project(self, norm: nn.LayerNorm, linear: nn.Module) -> Tensor:
+        """`linear(norm(element))` of every full-width element, `(batch, elements, out)`; the layer has no bias."""
+        matrix = _matrix(linear)
+        scaled = self.columns(_with_mean_column(matrix * norm.weight[:, None], 0), 0)
+        return torch.matmul(self.values, scaled) * self.inverse_std + torch.matmul(norm.bias, matrix)
+
     def columns(self, full: Tensor, dim: int) -> Tensor:
         """The rows of a projection that belong to `values`, from all `d_all + 1` of them at `dim`."""
         num_after = self.num_codes + 1
@@ -271,14 +277,17 @@ class LatentAttention(Attention):
         norm = nn.LayerNorm(config.d_latents, eps=config.layer_norm_eps) if has_context else nn.Identity()
         self.norm_context = norm
 
-    def read(self, queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    def read(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Attend from `queries` `(batch, num_queries, d)` to prepared keys and values `(batch, latents * heads, d)`.
 
         Returns:
-            The output `(batch, num_queries, d)` and the weights `(batch, heads, num_queries, latents)`.
+            The output `(batch, num_queries, d)` and the weights `(batch, heads, num_queries, latents)`; latents
+            outside the `mask` `(batch, latents)` have weight 0.
         """
         score = torch.bmm(keys, queries.transpose(1, 2))  # (batch, latents * heads, num_queries)
         by_latent = score.view(score.shape[0], -1, self.num_heads * score.shape[2])
+        if mask is not None:
+            by_latent = by_latent.masked_fill(~mask[..., None], torch.finfo(score.dtype).min)
         attention = torch.softmax(by_latent, dim=1)
         output = torch.bmm(self.drop_attention(attention).view_as(score).transpose(1, 2), values)
         weights = attention.view(score.shape[0], -1, self.num_heads, score.shape[2]).permute(0, 2, 3, 1)
@@ -291,19 +300,21 @@ class LatentAttention(Attention):
         values = torch.matmul(context, value_to_output.transpose(0, 1).reshape(d, -1)).view(batch, -1, d)
         return keys, values
 
-    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, latents: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Self-attention of `(batch, num_latents, d)`."""
         normed = self.norm(latents)
         keys, values = self.prepare(normed, self.query_to_key(), self.value_to_output())
-        return self.read(normed, keys, values)
+        return self.read(normed, keys, values, mask)
 
-    def read_last(self, latents: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+    def read_last(self, latents: Tensor, last: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Self-attention of the last latent alone, `(batch, d)`, given all of them, `(batch, num_latents, d)`."""
         normed = self.norm(latents)
         d = normed.shape[-1]
         # Normed again, as its row of `normed` would cost a gradient of all rows.
         query = torch.matmul(self.norm(last), self.query_to_key().transpose(0, 1).reshape(d, -1))
         score = torch.bmm(query.view(-1, self.num_heads, d), normed.transpose(1, 2))  # (batch, heads, latents)
+        if mask is not None:
+            score = score.masked_fill(~mask[:, None], torch.finfo(score.dtype).min)
         attention = torch.softmax(score, dim=-1)
         read = torch.bmm(self.drop_attention(attention), normed).flatten(1)
         output = torch.matmul(read, self.value_to_output().flatten(0, 1)) + self.output_bias()
@@ -376,12 +387,14 @@ class LatentBlock(nn.Module):
         self.attention = LatentAttention(config, heads, width, has_context=False)
         self.feed_forward = FeedForward(config)
 
-    def forward(self, latents: Tensor, last: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`(batch, num_latents, d)` to the same, or given its `last` latents `(batch, d)` to these alone; and weights."""
+    def forward(
+        self, latents: Tensor, last: Tensor | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`(batch, num_latents, d)` to the same, given its `last` latents `(batch, d)` to these; and the weights."""
         if last is not None:
-            attended, weights = self.attention.read_last(latents, last)
+            attended, weights = self.attention.read_last(latents, last, mask)
             return self.feed_forward(attended + last), weights
-        attended, weights = self.attention(latents)
+        attended, weights = self.attention(latents, mask)
         return self.feed_forward(attended + latents), weights
 
 
@@ -392,15 +405,26 @@ class LatentTransformer(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(LatentBlock(config) for _ in range(config.num_self_attends_per_layer))
 
-    def forward(self, latents: Tensor, *, last_only: bool = False) -> Tensor:
-        """Transform `(batch, num_latents, d)`; with `last_only` the result is its last latent, `(batch, d)`."""
+    def forward(self, latents: Tensor, *, last_only: bool = False, mask: Tensor | None = None) -> Tensor:
+        """Transform `(batch, num_latents, d)`; with `last_only` the result is its last latent, `(batch, d)`.
+
+        Latents outside the `mask` `(batch, num_latents)` are not read; the last is the last within it.
+        """
         z = latents
         for block in self.blocks[:-1]:
-            z, _ = block(z)
+            z, _ = block(z, mask=mask)
         if not last_only:
-            return self.blocks[-1](z)[0] + latents
-        last = latents[:, -1]
-        return self.blocks[-1](z, last if z is latents else z[:, -1])[0] + last
+            return self.blocks[-1](z, mask=mask)[0] + latents
+        last = _last(latents, mask)
+        return self.blocks[-1](z, last if z is latents else _last(z, mask), mask)[0] + last
+
+
+def _last(latents: Tensor, mask: Tensor | None) -> Tensor:
+    """The last latent of each sample that its mask keeps, `(batch, d)`."""
+    if mask is None:
+        return latents[:, -1]
+    places = torch.arange(mask.shape[1], device=mask.device).expand_as(mask).masked_fill(~mask, 0).amax(dim=1)
+    return latents[torch.arange(len(latents), device=latents.device), places]
 
 
 class UnimodalLayer(nn.Module):
@@ -487,7 +511,7 @@ class CrossmodalTransformer(nn.Module):
 
     def forward(
         self, contexts: Sequence[Tensor], readers: Sequence[Sequence[Tensor]]
-    ) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
+    ) -> tuple[list[list[Tensor]], list[list[list[Tensor]]]]:
         """Let every reader attend to its context; all of them as one batch after each attention.
 
         Args:
@@ -495,8 +519,8 @@ class CrossmodalTransformer(nn.Module):
             readers: for each context the latents that read it, each of the context's shape.
 
         Returns:
-            For each context and reader the last latent of the result, `(batch, d_latents)`; and for each layer and
-            context the weights `(batch, num_heads, readers * num_latents, num_latents)`.
+            For each context and reader the last latent of the result, `(batch, d_latents)`; and for each layer,
+            context and reader the weights `(batch, num_heads, num_latents, num_latents)`.
         """
         # Contexts with equally many readers become one batch; the readers of a context lie side by side, so that its
         # keys and values serve them all.
@@ -509,13 +533,14 @@ class CrossmodalTransformer(nn.Module):
             for count, of_count in places.items()
         ]
         sizes = [len(batch) * count for batch, count in zip(batches, places, strict=True)]
-        weights: list[list[Tensor]] = []
+        weights = []
         for index, layer in enumerate(self.layers):
             z, attention = layer(batches, streams, last_only=index == len(self.layers) - 1)
             # After the last layer a reader has one latent left.
             parts = zip(z.split(sizes), batches, strict=True)
             streams = [part.view(len(batch), -1, z.shape[-1]) for part, batch in parts]
-            weights.append(_by_place(attention, contexts, places))
+            by_place = _by_place(attention, contexts, places)
+            weights.append([list(joint.split(contexts[0].shape[1], dim=2)) for joint in by_place])
         vectors = _by_place(streams, contexts, places)
         return [list(vector.unbind(1)) for vector in vectors], weights
 
@@ -529,3 +554,97 @@ def _by_place(
         for place, part in zip(of_count, batch.split([len(contexts[place]) for place in of_count]), strict=True):
             parts[place] = part
     return parts
+
+
+class ElementCrossmodalLayer(nn.Module):
+    """One layer of the crossmodal transformer without a unimodal encoder: elements read another modality's elements.
+
+    Args:
+        config: sizes and dropouts.
+        is_first: the queries are standardised inputs, of width `d_all`; later ones are of width `d_latents`.
+    """
+
+    def __init__(self, config: HighMMTConfig, *, is_first: bool) -> None:
+        super().__init__()
+        d_query = config.d_all if is_first else config.d_latents
+        heads, width = config.num_crossmodal_attention_heads, config.cross_attention_head_dim
+        self.is_first = is_first
+        self.num_heads = heads
+        self.head_dim = width
+        self.attention_dropout = config.attention_probs_dropout_prob
+        self.norm = nn.LayerNorm(d_query, eps=config.layer_norm_eps)
+        self.norm_context = nn.LayerNorm(config.d_all, eps=config.layer_norm_eps)
+        self.q_proj = nn.Linear(d_query, heads * width, bias=False)
+        self.k_proj = nn.Linear(config.d_all, heads * width, bias=False)
+        self.v_proj = nn.Linear(config.d_all, heads * width, bias=False)
+        self.o_proj = nn.Linear(heads * width, config.d_latents)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.feed_forward = FeedForward(config)
+        self.latent_transformer = LatentTransformer(config)
+
+    def forward(
+        self, stream: Tensor | None, reader: InputSequence, context: InputSequence, *, last_only: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Let the elements of one modality read those of another.
+
+        Args:
+            stream: the reader after earlier layers, `(batch, elements, d_latents)`; None in the first layer.
+            reader, context: the inputs.
+            last_only: give the reader's last element alone.
+
+        Returns:
+            `(batch, elements, d_latents)`, or `(batch, d_latents)` with `last_only`; and the weights
+            `(batch, num_heads, elements, context elements)`.
+        """
+        if stream is None:
+            queries = self._by_head(reader.project(self.norm, self.q_proj))
+        else:
+            queries = self._by_head(self.q_proj(self.norm(stream)))
+        keys = self._by_head(context.project(self.norm_context, self.k_proj))
+        values = self._by_head(context.project(self.norm_context, self.v_proj))
+        score = torch.matmul(queries * self.head_dim**-0.5, keys.transpose(2, 3))
+        if context.mask is not None:
+            score = score.masked_fill(~context.mask[:, None, None], torch.finfo(score.dtype).min)
+        weights = torch.softmax(score, dim=-1)
+        read = torch.matmul(F.dropout(weights, self.attention_dropout, self.training), values)
+        z = self.dropout(self.o_proj(read.transpose(1, 2).flatten(2)))
+        # The first layer has no residual: its queries are as wide as an input.
+        z = self.feed_forward(z if stream is None else z + stream)
+        return self.latent_transformer(z, last_only=last_only, mask=reader.mask), weights
+
+    def _by_head(self, projected: Tensor) -> Tensor:
+        return projected.unflatten(2, (self.num_heads, self.head_dim)).transpose(1, 2)
+
+
+class ElementCrossmodalTransformer(nn.Module):
+    """Parameters C of the ablation without unimodal encoder (table 5): attention straight on the processed inputs."""
+
+    def __init__(self, config: HighMMTConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            ElementCrossmodalLayer(config, is_first=index == 0) for index in range(config.num_crossmodal_layers)
+        )
+
+    def forward(
+        self, contexts: Sequence[InputSequence], readers: Sequence[Sequence[InputSequence]]
+    ) -> tuple[list[list[Tensor]], list[list[list[Tensor]]]]:
+        """Let every reader attend to its context.
+
+        Args:
+            contexts: inputs that are read.
+            readers: for each context the inputs that read it.
+
+        Returns:
+            For each context and reader the last element of the result, `(batch, d_latents)`; and for each layer,
+            context and reader the weights `(batch, num_heads, reader's elements, context's elements)`.
+        """
+        vectors: list[list[Tensor]] = [[] for _ in contexts]
+        weights: list[list[list[Tensor]]] = [[[] for _ in contexts] for _ in self.layers]
+        for place, context in enumerate(contexts):
+            for reader in readers[place]:
+                z: Tensor | None = None
+                for index, layer in enumerate(self.layers):
+                    z, attention = layer(z, reader, context, last_only=index == len(self.layers) - 1)
+                    weights[index][place].append(attention)
+                vectors[place].append(z)
+        return vectors, weights

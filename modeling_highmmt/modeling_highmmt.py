@@ -351,8 +351,7 @@ class HighMMTModel(HighMMTPreTrainedModel):
             for place, (task, context, readers) in enumerate(plan):
                 for position, reader in enumerate(readers):
                     vectors[task, reader, context] = results[place][position]
-                    rows = slice(position * self.config.num_latents, (position + 1) * self.config.num_latents)
-                    weights[task][f"{reader}<-{context}"] = [layer[place][:, :, rows] for layer in attention]
+                    weights[task][f"{reader}<-{context}"] = [layer[place][position] for layer in attention]
         return vectors, weights
 
     def _interaction(self, task: str, first: str, second: str) -> str:
