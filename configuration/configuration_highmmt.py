@@ -211,6 +211,15 @@ class HighMMTConfig(PreTrainedConfig):
             task.check(name, self.modalities)
         if self.modality_embedding == "learned" and self.modality_embedding_dim is None:
             self.modality_embedding_dim = 10  # what the public code trains
+        if not self.use_unimodal_encoder:
+            if not self.use_crossmodal:
+                raise ValueError("use_unimodal_encoder=False and use_crossmodal=False leave nothing to learn with.")
+            for name, task in self.tasks.items():
+                if len(task.modalities) < 2:
+                    raise ValueError(
+                        f"Task {name!r}: without a unimodal encoder a task needs at least two modalities, "
+                        f"it has {task.modalities}."
+                    )
         if self.parameter_groups is not None:
             groups = self.parameter_groups
             if not isinstance(groups, ParameterGroups):

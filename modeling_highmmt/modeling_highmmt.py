@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,13 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from ..configuration import HighMMTConfig, ParameterGroups, TaskConfig, interaction_name
-from .layers import CrossmodalTransformer, InputSequence, UnimodalEncoder, grid_positions
+from .layers import (
+    CrossmodalTransformer,
+    ElementCrossmodalTransformer,
+    InputSequence,
+    UnimodalEncoder,
+    grid_positions,
+)
 
 
 @dataclass
@@ -129,9 +136,11 @@ class HighMMTModel(HighMMTPreTrainedModel):
         learned = config.modality_embedding == "learned"
         shape = len(config.modalities), config.num_modality_channels
         self.modality_embeddings = nn.Parameter(torch.empty(shape)) if learned else None
-        self.unimodal_groups = nn.ModuleList(UnimodalEncoder(config) for _ in range(groups.num_unimodal_groups))
+        num_unimodal_groups = groups.num_unimodal_groups if config.use_unimodal_encoder else 0
+        self.unimodal_groups = nn.ModuleList(UnimodalEncoder(config) for _ in range(num_unimodal_groups))
         num_crossmodal_groups = groups.num_crossmodal_groups if config.use_crossmodal else 0
-        self.crossmodal_groups = nn.ModuleList(CrossmodalTransformer(config) for _ in range(num_crossmodal_groups))
+        crossmodal_class = CrossmodalTransformer if config.use_unimodal_encoder else ElementCrossmodalTransformer
+        self.crossmodal_groups = nn.ModuleList(crossmodal_class(config) for _ in range(num_crossmodal_groups))
         self.heads = nn.ModuleDict({name: Head(config, task) for name, task in config.tasks.items()})
         self.post_init()
 
@@ -165,7 +174,7 @@ class HighMMTModel(HighMMTPreTrainedModel):
         unimodal, unimodal_weights = self._encode(sequences)
         multimodal, crossmodal_weights = self._fuse(unimodal, sequences)
         logits = {task: self.heads[task](states) for task, states in multimodal.items()}
-        loss, losses = self._loss(logits, labels)
+        loss, losses = self._loss(logits, labels, sequences)
         output = HighMMTOutput(
             loss=loss,
             losses=losses,
@@ -197,6 +206,8 @@ class HighMMTModel(HighMMTPreTrainedModel):
                 if modality in given
             }
             _check_batch(task, sequences[task])
+            if self.training and self.config.modality_dropout:
+                drop_modalities(sequences[task], self.config.modality_dropout)
         _check_finite(sequences)
         return sequences
 
@@ -296,44 +307,51 @@ class HighMMTModel(HighMMTPreTrainedModel):
                 latents[task][modality] = encoded[position]
                 weights[task][modality] = [layer[position] for layer in attention]
         # Back in the config's order, whatever order the groups were visited in.
-        ordered = {task: {name: latents[task][name] for name in names} for task, names in sequences.items()}
+        ordered = {
+            task: {name: latents[task][name] for name in names if name in latents[task]}
+            for task, names in sequences.items()
+        }
         return ordered, weights
 
     def _fuse(
         self, latents: dict[str, dict[str, Tensor]], sequences: dict[str, dict[str, InputSequence]]
     ) -> tuple[dict[str, Tensor], dict[str, dict[str, list[Tensor]]]]:
         """The representation each head reads, with zeros for pairs of which one modality is absent."""
-        pairs, weights = self._pair_vectors(latents)
+        pairs, weights = self._pair_vectors(latents if self.config.use_unimodal_encoder else sequences)
         states = {}
-        for task, modalities in latents.items():
+        for task, modalities in sequences.items():
             declared = self.config.tasks[task].modalities
-            any_latents = next(iter(modalities.values()))
-            present = {name: sequences[task][name].present for name in modalities}
+            present = {name: sequence.present for name, sequence in modalities.items()}
             slots = []
             if len(declared) == 1 or not self.config.use_crossmodal:
                 for name in declared:
-                    slot = modalities[name].flatten(1) if name in modalities else None
-                    slots.append((slot, [present.get(name)], any_latents[0].numel()))
+                    slot = latents[task][name].flatten(1) if name in modalities else None
+                    slots.append((slot, [present.get(name)], self.config.num_latents * self.config.d_latents))
             else:
                 for first in declared:
                     for second in declared:
                         if first != second:
                             slot = pairs.get((task, first, second))
-                            slots.append((slot, [present.get(first), present.get(second)], any_latents.shape[-1]))
-            filled = [_zero_where_absent(slot, masks, any_latents, width) for slot, masks, width in slots]
+                            slots.append((slot, [present.get(first), present.get(second)], self.config.d_latents))
+            like = next(iter(modalities.values())).values
+            filled = [_zero_where_absent(slot, masks, like, width) for slot, masks, width in slots]
             states[task] = torch.cat(filled, dim=1)
         return states, weights
 
     def _pair_vectors(
-        self, latents: dict[str, dict[str, Tensor]]
+        self, streams: Mapping[str, Mapping[str, Any]]
     ) -> tuple[dict[tuple[str, str, str], Tensor], dict[str, dict[str, list[Tensor]]]]:
-        """Last latent of every ordered pair (query, context), one batch per crossmodal group."""
+        """Last latent of every ordered pair (query, context), one batch per crossmodal group.
+
+        Args:
+            streams: task and modality to latents, or to inputs where there is no unimodal encoder.
+        """
         vectors: dict[tuple[str, str, str], Tensor] = {}
-        weights: dict[str, dict[str, list[Tensor]]] = {task: {} for task in latents}
+        weights: dict[str, dict[str, list[Tensor]]] = {task: {} for task in streams}
         group_of = self.config.groups().crossmodal
         for index, transformer in enumerate(self.crossmodal_groups):
             plan = []  # (task, context, its readers)
-            for task, modalities in latents.items():
+            for task, modalities in streams.items():
                 for context in modalities:
                     readers = [
                         name
@@ -345,8 +363,8 @@ class HighMMTModel(HighMMTPreTrainedModel):
             if not plan:
                 continue
             results, attention = transformer(
-                [latents[task][context] for task, context, _ in plan],
-                [[latents[task][name] for name in readers] for task, _, readers in plan],
+                [streams[task][context] for task, context, _ in plan],
+                [[streams[task][name] for name in readers] for task, _, readers in plan],
             )
             for place, (task, context, readers) in enumerate(plan):
                 for position, reader in enumerate(readers):
@@ -361,17 +379,52 @@ class HighMMTModel(HighMMTPreTrainedModel):
         return interaction_name(task, first, second)
 
     def _loss(
-        self, logits: dict[str, Tensor], labels: Mapping[str, Tensor] | None
+        self,
+        logits: dict[str, Tensor],
+        labels: Mapping[str, Tensor] | None,
+        sequences: Mapping[str, Mapping[str, InputSequence]],
     ) -> tuple[Tensor | None, dict[str, Tensor] | None]:
         if labels is None:
             return None, None
         _check_names("labels: task", labels, logits)
         tasks = self.config.tasks
         losses = {task: task_loss(task, tasks[task], logits[task], target) for task, target in labels.items()}
+        if losses and self.training and torch.is_grad_enabled():
+            idle = self.idle_parameters({task: list(sequences[task]) for task in losses})
+            first = next(iter(losses))
+            losses[first] = _TakePart.apply(losses[first], *idle)
         loss = sum(
             (tasks[task].loss_weight * value for task, value in losses.items()), torch.zeros(()).to(self.device)
         )
         return loss, losses
+
+    def idle_parameters(self, modalities: Mapping[str, Sequence[str]]) -> list[nn.Parameter]:
+        """Trainable parameters that a step does not use: those of other tasks' heads, groups and vocabularies.
+
+        While training they have a gradient of zeros rather than none, so that data-parallel training need not search
+        for them. An optimizer with momentum or weight decay would move them all the same; who does not want that sets
+        their gradients to None before its step.
+
+        Args:
+            modalities: each task with a loss in the step, to its modalities there.
+        """
+        groups, active = self.config.groups(), set()
+        for task, names in modalities.items():
+            active.add(f"heads.{task}")
+            for name in names:
+                active |= {f"token_embeddings.{name}", f"unimodal_groups.{groups.unimodal[f'{task}/{name}']}"}
+            for first, second in itertools.combinations(names, 2):
+                node = self._interaction(task, first, second)
+                if node in groups.crossmodal:
+                    active.add(f"crossmodal_groups.{groups.crossmodal[node]}")
+        return [
+            parameter
+            for part in ("heads", "token_embeddings", "unimodal_groups", "crossmodal_groups")
+            for name, module in getattr(self, part).named_children()
+            if f"{part}.{name}" not in active
+            for parameter in module.parameters()
+            if parameter.requires_grad
+        ]
 
     def split_parameter_groups(self, groups: ParameterGroups | Mapping[str, Mapping[str, int]]) -> HighMMTModel:
         """A model with one clone of the shared parameters for every group, and this model's outputs until trained on.
@@ -414,6 +467,45 @@ class HighMMTModel(HighMMTPreTrainedModel):
         counts = {name: sum(parameter.numel() for parameter in values) for name, values in parts.items()}
         total = sum(parameter.numel() for parameter in self.parameters())
         return {**counts, "embeddings": total - sum(counts.values()), "total": total}
+
+
+class _TakePart(torch.autograd.Function):
+    """A loss as it is, with zeros as the gradient of parameters that it does not depend on."""
+
+    @staticmethod
+    def forward(loss: Tensor, *parameters: nn.Parameter) -> Tensor:
+        """The loss."""
+        return loss.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Keep what the zeros look like."""
+        ctx.idle = [(value.shape, value.dtype, value.device) for value in inputs[1:]]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        """The loss's gradient, and zeros."""
+        return gradient, *(torch.zeros(shape, dtype=dtype, device=device) for shape, dtype, device in ctx.idle)
+
+
+def drop_modalities(sequences: Mapping[str, InputSequence], share: float) -> None:
+    """Mark a random share of one task's modalities as absent, sample by sample, never all that a sample has.
+
+    Args:
+        sequences: modality to input; `present` is replaced.
+        share: probability of hiding a modality.
+    """
+    whole = torch.ones(len(next(iter(sequences.values())).values), dtype=torch.bool)
+    present = torch.stack(
+        [
+            whole.to(sequence.values.device) if sequence.present is None else sequence.present
+            for sequence in sequences.values()
+        ]
+    )
+    kept = present & (torch.rand(present.shape, device=present.device) >= share)
+    kept = torch.where(kept.any(dim=0), kept, present)
+    for sequence, is_present in zip(sequences.values(), kept, strict=True):
+        sequence.present = is_present
 
 
 def axis_extents(mask: Tensor) -> Tensor:

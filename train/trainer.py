@@ -13,7 +13,6 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import (
-    DistributedDataParallelKwargs,
     broadcast,
     broadcast_object_list,
     get_int_from_env,
@@ -83,8 +82,7 @@ class MultitaskTrainer:
         metrics: task to the name of its metric.
         settings: how to train.
         description: shown beside the progress bar.
-        accelerator: made from the settings where none is given. For several processes, one of your own needs
-            `DistributedDataParallelKwargs(find_unused_parameters=True)`, as not all tasks take part in every step.
+        accelerator: made from the settings where none is given.
 
     Raises:
         ValueError: no task, a task without head or with a metric that does not suit it, or a precision or gradient
@@ -231,8 +229,9 @@ class MultitaskTrainer:
         for task, rows in batches.items():
             own, shares[task] = self._own_rows(rows)
             parts.append(self._batch(task, "train", own))
+        batch = merge_batches(parts)
         with self.accelerator.autocast():
-            output = model(**merge_batches(parts))
+            output = model(**batch)
         losses = {task: shares[task] * loss for task, loss in output.losses.items()}
         for task, loss in losses.items():
             if not bool(torch.isfinite(loss)):
@@ -244,6 +243,9 @@ class MultitaskTrainer:
         self.accelerator.backward(torch.stack([weights[task].loss_weight * losses[task] for task in losses]).sum())
         if self.settings.max_grad_norm is not None:
             self.accelerator.clip_grad_norm_(model.parameters(), self.settings.max_grad_norm)
+        # Zeros would still be moved by momentum and weight decay.
+        for parameter in self.model.idle_parameters({task: list(batch["inputs"][task]) for task in losses}):
+            parameter.grad = None
         optimizer.step()
         if not self.accelerator.optimizer_step_was_skipped:
             lr_scheduler.step()
@@ -326,9 +328,7 @@ def _new_accelerator(mixed_precision: str) -> Accelerator:
     if is_initialized() and AcceleratorState().mixed_precision != mixed_precision:
         # Accelerate keeps one state for all, but one run may follow another of a different precision.
         AcceleratorState._reset_state()
-    # A step holds the heads and groups of its own tasks only.
-    parallel = DistributedDataParallelKwargs(find_unused_parameters=True)
-    accelerator = Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[parallel])
+    accelerator = Accelerator(mixed_precision=mixed_precision)
     if mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise ValueError("mixed_precision='fp16' needs a GPU, and there is none; use 'bf16' or 'no'.")
     return accelerator

@@ -71,6 +71,19 @@ def layer(module: nn.Module, z: Tensor, context: Tensor) -> Tensor:
     return inner + z
 
 
+def element_layer(module: nn.Module, z: Tensor, x: Tensor, context: Tensor, is_first: bool) -> Tensor:
+    """One layer of the crossmodal transformer without a unimodal encoder."""
+    attended = attention(module, module.norm(x if is_first else z), module.norm_context(context))
+    z = attended if is_first else attended + z
+    z = feed_forward(module.feed_forward, z) + z
+    inner = z
+    for block in module.latent_transformer.blocks:
+        normed = block.attention.norm(inner)
+        inner = attention(block.attention, normed, normed) + inner
+        inner = feed_forward(block.feed_forward, inner) + inner
+    return inner + z
+
+
 def logits(model: HighMMTModel, task: str, sample: dict[str, Tensor]) -> Tensor:
     """Logits of one sample, whose tensors have neither batch axis nor padding; absent modalities are left out."""
     config, groups = model.config, model.config.groups()
@@ -79,8 +92,12 @@ def logits(model: HighMMTModel, task: str, sample: dict[str, Tensor]) -> Tensor:
     for name in names:
         if name not in sample:
             continue
+        x = standardise(model, name, sample[name])
+        if not config.use_unimodal_encoder:
+            latents[name] = x
+            continue
         encoder = model.unimodal_groups[groups.unimodal[f"{task}/{name}"]]
-        z, x = encoder.latents, standardise(model, name, sample[name])
+        z = encoder.latents
         for module in encoder.layers:
             z = layer(module, z, x)
         latents[name] = z
@@ -98,7 +115,10 @@ def logits(model: HighMMTModel, task: str, sample: dict[str, Tensor]) -> Tensor:
                     continue
                 a, b = (first, second) if i < j else (second, first)
                 z = latents[first]
-                for module in model.crossmodal_groups[groups.crossmodal[f"{task}/{a}+{b}"]].layers:
-                    z = layer(module, z, latents[second])
+                for index, module in enumerate(model.crossmodal_groups[groups.crossmodal[f"{task}/{a}+{b}"]].layers):
+                    if config.use_unimodal_encoder:
+                        z = layer(module, z, latents[second])
+                    else:
+                        z = element_layer(module, z, latents[first], latents[second], index == 0)
                 slots.append(z[-1])
     return model.heads[task](torch.cat(slots)[None])[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import math
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -20,6 +22,8 @@ import highmmt  # noqa: F401 - registers the Auto classes
 from highmmt.configuration import HighMMTConfig, ParameterGroups
 from highmmt.modeling_highmmt import HighMMTModel, head_width, task_loss
 from highmmt.modeling_highmmt.convert_highmmt_original_to_hf import convert_original_state_dict
+from highmmt.modeling_highmmt.layers import InputSequence
+from highmmt.modeling_highmmt.modeling_highmmt import drop_modalities
 
 
 def _load(name: str) -> ModuleType:
@@ -43,6 +47,7 @@ TASKS = {
     "three": {"modalities": ["events", "image", "sound"], "num_labels": 2, "problem_type": "regression"},
     "one": {"modalities": ["volume"], "num_labels": 4, "problem_type": "multi_label_classification"},
 }
+FUSING = {name: task for name, task in TASKS.items() if len(task["modalities"]) > 1}
 SHAPES = {"image": (3, 4), "sound": (6,), "events": (5,), "volume": (2, 3, 2)}
 
 
@@ -101,6 +106,14 @@ def labels_for(sizes: dict[str, int]) -> dict[str, Tensor]:
         {"modality_embedding": "learned"},
         {"modality_embedding": "none"},
         {"use_crossmodal": False},
+        {"use_unimodal_encoder": False, "tasks": FUSING},
+        {
+            "use_unimodal_encoder": False,
+            "tasks": FUSING,
+            "num_crossmodal_layers": 2,
+            "num_self_attends_per_layer": 2,
+            "modality_embedding": "learned",
+        },
         {"head_norm": "batch_norm"},
         {
             "parameter_groups": {
@@ -125,7 +138,9 @@ def labels_for(sizes: dict[str, int]) -> dict[str, Tensor]:
 )
 def test_the_fast_path_equals_the_equations(changes: dict) -> None:
     model = tiny_model(**changes)
-    inputs = batch({"two": 3, "three": 2, "one": 2})
+    inputs = batch(
+        {task: size for task, size in {"two": 3, "three": 2, "one": 2}.items() if task in model.config.tasks}
+    )
     logits = model(inputs=inputs).logits
     for task, values in inputs.items():
         for index in range(len(next(iter(values.values())))):
@@ -234,10 +249,11 @@ def test_padding_changes_no_logit_whatever_it_holds(padding: int, garbage: float
     torch.testing.assert_close(output.logits["two"], plain, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("changes", [{}, {"use_unimodal_encoder": False, "tasks": FUSING}], ids=["encoder", "none"])
 @pytest.mark.parametrize("max_length", [None, 9])
-def test_a_ragged_batch_equals_its_samples_one_by_one(max_length: int | None) -> None:
+def test_a_ragged_batch_equals_its_samples_one_by_one(max_length: int | None, changes: dict) -> None:
     modalities = {**MODALITIES, "sound": {**MODALITIES["sound"], "max_length": max_length}}
-    model = tiny_model(modalities=modalities)
+    model = tiny_model(modalities=modalities, **changes)
     inputs = batch({"two": 4})["two"]
     lengths = [6, 1, 3, 5]
     mask = torch.arange(6) < torch.tensor(lengths)[:, None]
@@ -247,8 +263,9 @@ def test_a_ragged_batch_equals_its_samples_one_by_one(max_length: int | None) ->
         torch.testing.assert_close(model(inputs={"two": alone}).logits["two"][0], together[index], atol=1e-6, rtol=0)
 
 
-def test_an_absent_modality_gives_exactly_the_pairs_that_remain() -> None:
-    model = tiny_model()
+@pytest.mark.parametrize("changes", [{}, {"use_unimodal_encoder": False, "tasks": FUSING}], ids=["encoder", "none"])
+def test_an_absent_modality_gives_exactly_the_pairs_that_remain(changes: dict) -> None:
+    model = tiny_model(**changes)
     inputs = batch({"three": 3})
     mask = torch.ones(3, 5, dtype=torch.bool)
     mask[1] = False
@@ -273,6 +290,58 @@ def test_no_gradient_and_no_nan_flow_through_an_absent_modality() -> None:
     output.loss.backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters() if parameter.grad is not None)
     assert inputs["two"]["sound"].grad[0].eq(0).all()
+
+
+def test_every_subset_of_the_modalities_in_one_batch_equals_the_subsets_one_by_one() -> None:
+    model = tiny_model()
+    names = TASKS["three"]["modalities"]
+    subsets = [subset for size in (1, 2, 3) for subset in itertools.combinations(names, size)]
+    inputs = batch({"three": len(subsets)})["three"]
+    masks = {
+        name: torch.tensor([name in subset for subset in subsets])
+        .view(-1, *[1] * len(SHAPES[name]))
+        .expand(-1, *SHAPES[name])
+        for name in names
+    }
+    together = model(inputs={"three": inputs}, attention_mask={"three": masks}).logits["three"]
+    for index, subset in enumerate(subsets):
+        alone = model(inputs={"three": {name: inputs[name][[index]] for name in subset}}).logits["three"]
+        torch.testing.assert_close(together[index], alone[0], atol=1e-6, rtol=0)
+
+
+def test_modality_dropout_hides_whole_modalities_while_training_and_never_all() -> None:
+    model = tiny_model(modality_dropout=0.5)
+    inputs = batch({"three": 64})
+    torch.manual_seed(0)
+    states = model.train()(inputs=inputs).multimodal_states["three"].view(64, 6, 12)
+    # Pairs in order: events-image, events-sound, image-events, image-sound, sound-events, sound-image.
+    kept = states.abs().sum(-1) > 0
+    assert torch.equal(kept[:, 0], kept[:, 2]) and torch.equal(kept[:, 1], kept[:, 4])
+    assert 0 < int(kept[:, 0].sum()) < 64 and 0 < int(kept.all(dim=1).sum()) < 64
+    whole = tiny_model()(inputs=inputs).multimodal_states["three"].view(64, 6, 12)
+    torch.testing.assert_close(states, whole * kept[..., None], atol=1e-6, rtol=0)
+    assert bool((model.eval()(inputs=inputs).multimodal_states["three"] != 0).all())
+
+
+def test_modality_dropout_leaves_a_sample_its_only_modality() -> None:
+    sequences = {name: InputSequence(torch.ones(4, 1, 1), 1, 0, None, None, torch.ones(4, 1, 1)) for name in "ab"}
+    sequences["a"].present = torch.tensor([True, True, False, False])
+    sequences["b"].present = torch.tensor([True, False, True, False])
+    drop_modalities(sequences, 1.0)
+    assert sequences["a"].present.tolist() == [True, True, False, False]
+    assert sequences["b"].present.tolist() == [True, False, True, False]
+
+
+def test_every_parameter_has_a_gradient_in_every_training_step() -> None:
+    groups = ParameterGroups.share_none(tiny_config().modality_task_pairs(), tiny_config().interactions())
+    model = tiny_model(parameter_groups=groups.to_dict()).train()
+    model(inputs=batch({"two": 3, "one": 2}), labels=labels_for({"two": 3})).loss.backward()
+    used = {"heads.two", "unimodal_groups.0", "unimodal_groups.1", "crossmodal_groups.0"}
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool(parameter.grad.any()) == (".".join(name.split(".")[:2]) in used), name
+    idle = {id(parameter) for parameter in model.idle_parameters({"two": ["sound", "image"]})}
+    assert idle == {id(parameter) for parameter in model.parameters() if not parameter.grad.any()}
 
 
 @given(st.permutations(range(5)))
@@ -500,6 +569,19 @@ def test_a_split_model_is_not_split_again() -> None:
     split = model.split_parameter_groups(ParameterGroups.share_none(*nodes))
     with pytest.raises(ValueError, match="split into parameter groups already"):
         split.split_parameter_groups(ParameterGroups.share_all(*nodes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"use_unimodal_encoder": False}, "'one': without a unimodal encoder a task needs at least two modalities"),
+        ({"use_unimodal_encoder": False, "use_crossmodal": False}, "leave nothing to learn with"),
+        ({"modality_dropout": 1.0}, "modality_dropout=1.0 must be at least 0 and below 1"),
+    ],
+)
+def test_settings_that_leave_nothing_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises((ValueError, StrictDataclassError), match=message):
+        tiny_config(**changes)
 
 
 def test_a_model_without_tasks_is_refused() -> None:
