@@ -1,5 +1,6 @@
 """The network, and the conversion of the authors' public checkpoints."""
 
-from .modeling_highmmt import HighMMTModel, HighMMTOutput, HighMMTPreTrainedModel, head_width, task_loss
+from .heads import head_width, task_loss
+from .modeling_highmmt import HighMMTModel, HighMMTOutput, HighMMTPreTrainedModel
 
 __all__ = ["HighMMTModel", "HighMMTOutput", "HighMMTPreTrainedModel", "head_width", "task_loss"]
