@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 
 from .parameter_groups import ParameterGroups, interaction_name
 
-ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression", "retrieval"]
 
 # Names become parameter names, JSON keys and file names, so they are kept to what all three can hold.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -82,13 +82,16 @@ class TaskConfig:
 
     Args:
         modalities: names of the modalities, in the order their representations are concatenated in.
-        problem_type: `"single_label_classification"`, `"multi_label_classification"` or `"regression"`.
-        num_labels: number of classes, or width of the regression target.
-        id2label: name of each class or target, from index to name.
+        problem_type: `"single_label_classification"`, `"multi_label_classification"`, `"regression"` or `"retrieval"`
+            (find the second of two modalities by the first, and the other way round).
+        num_labels: number of classes, or width of the regression target; for a retrieval the width of the space that
+            both modalities are projected into.
+        num_steps: one prediction for each of so many steps; None for one prediction in all. Not for a retrieval.
+        id2label: name of each class or target, from index to name; a retrieval has none.
         loss_weight: factor of this task's loss in the summed loss.
         evaluation_weight: factor of this task's metric where checkpoints are compared.
 
-    Source: Liang et al., TMLR 05/2023, appendix B.4 to B.5.
+    Source: Liang et al., TMLR 05/2023, appendices B.4 to B.5 and D.3 (retrieval).
     """
 
     modalities: list[str]
@@ -97,6 +100,7 @@ class TaskConfig:
     id2label: dict[int, str] | None = None
     loss_weight: float = 1.0
     evaluation_weight: float = 1.0
+    num_steps: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.modalities, tuple):
@@ -104,6 +108,11 @@ class TaskConfig:
         if self.id2label is not None:
             # JSON has no whole-number keys.
             self.id2label = {int(index): str(label) for index, label in self.id2label.items()}
+
+    @property
+    def fuses(self) -> bool:
+        """Whether the modalities meet in the crossmodal transformer; those of a retrieval are only compared."""
+        return len(self.modalities) > 1 and self.problem_type != "retrieval"
 
     def check(self, name: str, modalities: Mapping[str, ModalityConfig]) -> None:
         """Refuse impossible values, naming the task.
@@ -124,8 +133,19 @@ class TaskConfig:
             raise ValueError(
                 f"Task {name!r}: problem_type={self.problem_type!r} is not one of {', '.join(get_args(ProblemType))}."
             )
-        smallest = 2 if self.problem_type == "single_label_classification" else 1
+        retrieval = self.problem_type == "retrieval"
+        smallest = 2 if retrieval or self.problem_type == "single_label_classification" else 1
         _check_whole(f"Task {name!r}", "num_labels", self.num_labels, smallest)
+        if self.num_steps is not None:
+            _check_whole(f"Task {name!r}", "num_steps", self.num_steps, 1)
+        if retrieval and len(self.modalities) != 2:
+            raise ValueError(
+                f"Task {name!r}: a retrieval finds one modality by another, so it has exactly two, not "
+                f"{self.modalities}. Make a task of each pair."
+            )
+        for key in ("num_steps", "id2label"):
+            if retrieval and getattr(self, key) is not None:
+                raise ValueError(f"Task {name!r}: {key} is not for a retrieval, which predicts no labels.")
         if self.id2label is not None and sorted(self.id2label) != list(range(self.num_labels)):
             raise ValueError(
                 f"Task {name!r}: id2label must name the labels 0 to {self.num_labels - 1}, "
@@ -157,7 +177,8 @@ class HighMMTConfig(PreTrainedConfig):
         head_norm: norm before each task's linear layer, `"batch_norm"` (the paper) or `"layer_norm"` (public code).
         hidden_dropout_prob: dropout on attention outputs, feed-forward outputs and before each head's linear layer.
         attention_probs_dropout_prob: dropout on attention weights.
-        modality_dropout: probability of hiding a whole modality of a sample while training, never all of them.
+        modality_dropout: probability of hiding a whole modality of a sample while training, never all of them;
+            those of a retrieval, which needs pairs, are not hidden.
         use_unimodal_encoder, use_crossmodal: False gives the paper's architecture ablations (table 5).
         initializer_range: standard deviation of the initial latents and learned embeddings (public code: 1.0).
         layer_norm_eps: epsilon of every layer norm.
@@ -220,6 +241,11 @@ class HighMMTConfig(PreTrainedConfig):
                         f"Task {name!r}: without a unimodal encoder a task needs at least two modalities, "
                         f"it has {task.modalities}."
                     )
+                if not task.fuses:
+                    raise ValueError(
+                        f"Task {name!r}: a retrieval compares what the unimodal encoder makes of its modalities, so "
+                        "it cannot be had with use_unimodal_encoder=False."
+                    )
         if self.parameter_groups is not None:
             groups = self.parameter_groups
             if not isinstance(groups, ParameterGroups):
@@ -274,10 +300,14 @@ class HighMMTConfig(PreTrainedConfig):
         return [f"{name}/{modality}" for name, task in self.tasks.items() for modality in task.modalities]
 
     def interactions(self) -> list[str]:
-        """Nodes of the interaction matrix, `"task/a+b"`, one for each unordered pair of modalities of a task."""
+        """Nodes of the interaction matrix, `"task/a+b"`, one for each unordered pair of modalities of a task.
+
+        A retrieval has none: its modalities are compared, not fused.
+        """
         return [
             interaction_name(name, first, second)
             for name, task in self.tasks.items()
+            if task.fuses
             for position, first in enumerate(task.modalities)
             for second in task.modalities[position + 1 :]
         ]

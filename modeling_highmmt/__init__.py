@@ -1,6 +1,14 @@
 """The network, and the conversion of the authors' public checkpoints."""
 
-from .heads import head_width, task_loss
+from .heads import complete_pairs, head_width, labelled, task_loss
 from .modeling_highmmt import HighMMTModel, HighMMTOutput, HighMMTPreTrainedModel
 
-__all__ = ["HighMMTModel", "HighMMTOutput", "HighMMTPreTrainedModel", "head_width", "task_loss"]
+__all__ = [
+    "HighMMTModel",
+    "HighMMTOutput",
+    "HighMMTPreTrainedModel",
+    "complete_pairs",
+    "head_width",
+    "labelled",
+    "task_loss",
+]

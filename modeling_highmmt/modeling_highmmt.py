@@ -16,7 +16,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from ..configuration import HighMMTConfig, ParameterGroups, interaction_name
-from .heads import Head, task_loss
+from .heads import INITIAL_LOG_SCALE, RetrievalHead, build_head, complete_pairs, task_loss
 from .layers import (
     CrossmodalTransformer,
     ElementCrossmodalTransformer,
@@ -32,10 +32,13 @@ class HighMMTOutput(ModelOutput):
 
     Args:
         loss: weighted sum of the tasks' losses, `()`; None without labels.
-        losses: task to its unweighted loss, the mean over its labelled samples.
-        logits: task to `(batch, num_labels)`.
+        losses: task to its unweighted loss, the mean over its labelled samples or steps.
+        logits: task to `(batch, num_labels)`; with `num_steps` `(batch, num_steps, num_labels)`; for a retrieval
+            `(batch, batch)`, the scaled similarity of row i's first modality with row j's second.
         multimodal_states: task to the concatenated vectors of its ordered pairs, `(batch, pairs * d_latents)`; tasks
-            with one modality have their flattened latents here, `(batch, num_latents * d_latents)`.
+            with one modality have their flattened latents here, `(batch, num_latents * d_latents)`, and retrievals
+            both modalities' embeddings side by side, `(batch, 2 * num_labels)`, each of length 1, or 0 where a sample
+            lacks the modality.
         unimodal_states: task and modality to `(batch, num_latents, d_latents)`.
         attentions: `{"unimodal": {task: {modality: [per layer]}}, "crossmodal": {task: {"a<-b": [per layer]}}}` with
             weights `(batch, num_heads, num_latents, elements)`.
@@ -71,6 +74,8 @@ class HighMMTPreTrainedModel(PreTrainedModel):
             init.zeros_(module.bias)
             for name, buffer in module.named_buffers(recurse=False):
                 (init.ones_ if name == "running_var" else init.zeros_)(buffer)
+        elif isinstance(module, RetrievalHead):
+            init.constant_(module.log_scale, INITIAL_LOG_SCALE)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight, std=self.config.initializer_range)
         elif isinstance(module, UnimodalEncoder):
@@ -113,7 +118,7 @@ class HighMMTModel(HighMMTPreTrainedModel):
         num_crossmodal_groups = groups.num_crossmodal_groups if config.use_crossmodal else 0
         crossmodal_class = CrossmodalTransformer if config.use_unimodal_encoder else ElementCrossmodalTransformer
         self.crossmodal_groups = nn.ModuleList(crossmodal_class(config) for _ in range(num_crossmodal_groups))
-        self.heads = nn.ModuleDict({name: Head(config, task) for name, task in config.tasks.items()})
+        self.heads = nn.ModuleDict({name: build_head(config, task) for name, task in config.tasks.items()})
         self.post_init()
 
     def forward(
@@ -133,7 +138,9 @@ class HighMMTModel(HighMMTPreTrainedModel):
             attention_mask: task and modality to `(batch, *axes)`, True where an element is real. All-False for a
                 sample means that it lacks this modality.
             labels: task to class indices `(batch,)` (-100: unlabelled), or `(batch, num_labels)` for regression and
-                multi-label tasks (NaN: unlabelled).
+                multi-label tasks (NaN: unlabelled); with `num_steps` `(batch, num_steps)` or `(batch, num_steps,
+                num_labels)`. For a retrieval the items' ids, whole numbers `(batch,)`: rows with equal ids match each
+                other, and -100, like a missing modality, leaves a row out.
             output_attentions: also return attention weights.
             output_unimodal_states: also return each modality's latents.
             return_dict: False gives a tuple.
@@ -146,7 +153,7 @@ class HighMMTModel(HighMMTPreTrainedModel):
         unimodal, unimodal_weights = self._encode(sequences)
         multimodal, crossmodal_weights = self._fuse(unimodal, sequences)
         logits = {task: self.heads[task](states) for task, states in multimodal.items()}
-        loss, losses = self._loss(logits, labels, sequences)
+        loss, losses = self._loss(logits, labels, sequences, multimodal)
         output = HighMMTOutput(
             loss=loss,
             losses=losses,
@@ -178,7 +185,8 @@ class HighMMTModel(HighMMTPreTrainedModel):
                 if modality in given
             }
             _check_batch(task, sequences[task])
-            if self.training and self.config.modality_dropout:
+            # Of a retrieval it would only leave pairs out.
+            if self.training and self.config.modality_dropout and task_config.problem_type != "retrieval":
                 drop_modalities(sequences[task], self.config.modality_dropout)
         _check_finite(sequences)
         return sequences
@@ -288,14 +296,14 @@ class HighMMTModel(HighMMTPreTrainedModel):
     def _fuse(
         self, latents: dict[str, dict[str, Tensor]], sequences: dict[str, dict[str, InputSequence]]
     ) -> tuple[dict[str, Tensor], dict[str, dict[str, list[Tensor]]]]:
-        """The representation each head reads, with zeros for pairs of which one modality is absent."""
+        """What each head makes logits of, with zeros for pairs of which one modality is absent."""
         pairs, weights = self._pair_vectors(latents if self.config.use_unimodal_encoder else sequences)
         states = {}
         for task, modalities in sequences.items():
             declared = self.config.tasks[task].modalities
             present = {name: sequence.present for name, sequence in modalities.items()}
             slots = []
-            if len(declared) == 1 or not self.config.use_crossmodal:
+            if not (self.config.tasks[task].fuses and self.config.use_crossmodal):
                 for name in declared:
                     slot = latents[task][name].flatten(1) if name in modalities else None
                     slots.append((slot, [present.get(name)], self.config.num_latents * self.config.d_latents))
@@ -308,6 +316,9 @@ class HighMMTModel(HighMMTPreTrainedModel):
             like = next(iter(modalities.values())).values
             filled = [_zero_where_absent(slot, masks, like, width) for slot, masks, width in slots]
             states[task] = torch.cat(filled, dim=1)
+            head = self.heads[task]
+            if isinstance(head, RetrievalHead):
+                states[task] = head.embed(states[task])
         return states, weights
 
     def _pair_vectors(
@@ -324,6 +335,8 @@ class HighMMTModel(HighMMTPreTrainedModel):
         for index, transformer in enumerate(self.crossmodal_groups):
             plan = []  # (task, context, its readers)
             for task, modalities in streams.items():
+                if not self.config.tasks[task].fuses:
+                    continue
                 for context in modalities:
                     readers = [
                         name
@@ -355,12 +368,16 @@ class HighMMTModel(HighMMTPreTrainedModel):
         logits: dict[str, Tensor],
         labels: Mapping[str, Tensor] | None,
         sequences: Mapping[str, Mapping[str, InputSequence]],
+        states: dict[str, Tensor],
     ) -> tuple[Tensor | None, dict[str, Tensor] | None]:
         if labels is None:
             return None, None
         _check_names("labels: task", labels, logits)
-        tasks = self.config.tasks
-        losses = {task: task_loss(task, tasks[task], logits[task], target) for task, target in labels.items()}
+        tasks, losses = self.config.tasks, {}
+        for task, target in labels.items():
+            if tasks[task].problem_type == "retrieval" and len(target) == len(states[task]):
+                target = target.masked_fill(~complete_pairs(states[task]), -100)
+            losses[task] = task_loss(task, tasks[task], logits[task], target)
         if losses and self.training and torch.is_grad_enabled():
             idle = self.idle_parameters({task: list(sequences[task]) for task in losses})
             first = next(iter(losses))
