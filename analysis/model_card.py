@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -15,9 +16,10 @@ _TASK_TYPES = {
     "single_label_classification": "tabular-classification",
     "multi_label_classification": "tabular-classification",
     "regression": "tabular-regression",
+    "retrieval": "feature-extraction",
 }
 # Metric to its id and its name on the Hub, and what it is called with.
-_METRICS: dict[str, tuple[str, str, dict[str, str] | None]] = {
+_METRICS: dict[str, tuple[str, str, dict[str, Any] | None]] = {
     "accuracy": ("accuracy", "Accuracy", None),
     "macro_f1": ("f1", "Macro F1", {"average": "macro"}),
     "auroc": ("roc_auc", "AUROC", None),
@@ -25,6 +27,9 @@ _METRICS: dict[str, tuple[str, str, dict[str, str] | None]] = {
     "rmse": ("rmse", "Root mean squared error", None),
     "mse": ("mse", "Mean squared error", None),
     "mae": ("mae", "Mean absolute error", None),
+    "recall_at_1": ("recall", "Recall at 1, mean of both directions", {"k": 1}),
+    "recall_at_5": ("recall", "Recall at 5, mean of both directions", {"k": 5}),
+    "recall_at_10": ("recall", "Recall at 10, mean of both directions", {"k": 10}),
 }
 _STAGES = {
     "pretrained": "homogeneous pretraining: one set of parameters shared by all tasks",
@@ -146,6 +151,9 @@ def _about_the_run(seed: int, num_seeds: int, report: str | None) -> str:
 def _usage(suite: Suite, task: str) -> str:
     entries = suite.task(task).modalities.values()
     columns = [column for entry in entries for column in entry.get("columns", [entry.get("column")])]
+    variable, read = "sample", f"# One raw sample of {task!r}, a dict of {', '.join(columns)}"
+    if suite.task(task).target["problem_type"] == "retrieval":
+        variable, read = "samples", f"# Raw samples of {task!r} to search among, a dict of lists, {', '.join(columns)}"
     return f"""```python
 import highmmt  # registers the model with the Auto classes
 from transformers import AutoModel, AutoProcessor
@@ -154,8 +162,8 @@ folder = "path/to/this/folder"
 model = AutoModel.from_pretrained(folder).eval()
 processor = AutoProcessor.from_pretrained(folder)
 
-# One raw sample of {task!r}, a dict of {", ".join(columns)}
-batch = processor(task={task!r}, **sample)
+{read}
+batch = processor(task={task!r}, **{variable})
 processor.decode({task!r}, model(**batch).logits[{task!r}])
 ```
 

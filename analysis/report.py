@@ -83,9 +83,14 @@ class Run:
 
     @property
     def has_interactions(self) -> bool:
-        """False where it is known that no task has two modalities."""
+        """False where it is known that no task fuses two modalities."""
         if self.suite:
-            return any(len(task.get("modalities") or []) > 1 for task in self.suite["tasks"].values())
+            fused = [
+                len(task.get("modalities") or [])
+                for task in self.suite["tasks"].values()
+                if (task.get("target") or {}).get("problem_type") != "retrieval"
+            ]
+            return any(count > 1 for count in fused)
         if self.groups:
             return bool(self.groups.crossmodal)
         return True

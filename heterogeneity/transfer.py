@@ -19,9 +19,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ..configuration import HighMMTConfig
+from ..configuration import HighMMTConfig, TaskConfig
 from ..configuration.files import write_bytes, write_text
-from ..modeling_highmmt import HighMMTModel, task_loss
+from ..modeling_highmmt import HighMMTModel, labelled, task_loss
 from ..processing import HighMMTProcessor, to_device
 from ..suites import Suite
 from ..train import StaggeredSchedule, build_config, build_model, progress_bar
@@ -148,7 +148,8 @@ class TransferMeasurement:
 
     A node is a modality-task pair (`kind="unimodal"`: encoder and linear head) or an interaction
     (`"interaction"`: encoder, crossmodal transformer and head on both ordered pairs). Its rows are those of the task
-    that have all of the node's modalities.
+    that have all of the node's modalities. A pair of a retrieval is trained to find its partner modality, which has an
+    encoder of its own that is always new; what transfers is the pair's encoder.
 
     Args:
         suite, processor, data: what to measure on; `data` is task and split to encoded rows.
@@ -215,6 +216,9 @@ class TransferMeasurement:
     def null_loss(self, node: str) -> float:
         """Validation loss of the best constant prediction: class shares or mean of the training labels.
 
+        Every step of a sequence has a constant of its own. A retrieval's is the same similarity for all candidates,
+        which costs the log of their number.
+
         Raises:
             ValueError: there is nothing to learn, as all training labels are the same or the constant is never wrong;
                 the message names the node.
@@ -222,15 +226,14 @@ class TransferMeasurement:
         task = node.split("/", 1)[0]
         train, validation = (self._labels(node, split) for split in ("train", "validation"))
         description = build_config(self.suite, self.processor, [task]).tasks[task]
-        if description.problem_type == "single_label_classification":
-            counts = torch.bincount(train, minlength=description.num_labels).double().clamp_min(0.5)
-            logits = (counts / counts.sum()).log()
-        elif description.problem_type == "regression":
-            logits = train.double().mean(0)
+        if description.problem_type == "retrieval":
+            chunks = [validation[rows] for rows in iterate_batches(len(validation), VALIDATION_BATCH_SIZE)]
+            losses = [task_loss(task, description, torch.zeros(len(ids), len(ids)), ids) for ids in chunks]
+            loss = _mean_of_labelled(losses, chunks)
         else:
-            logits = torch.logit(train.double().mean(0).clamp(1e-3, 1 - 1e-3))
-        loss = float(task_loss(task, description, logits.expand(len(validation), -1), validation))
-        if not loss > 0 or bool((train == train[0]).all()):
+            constant = _constant_logits(description, train)
+            loss = float(task_loss(task, description, constant.expand(len(validation), *constant.shape), validation))
+        if not loss > 0 or _is_constant(train):
             raise ValueError(
                 f"{node}: the target of the rows that have this input is constant, so heterogeneity has no unit. "
                 f"Leave task {task!r} out, or choose other splits."
@@ -243,8 +246,9 @@ class TransferMeasurement:
 
     def _train_source(self, node: str, seed: int) -> float:
         loss, state = self._train(node, seed, None)
-        # The head of a source never transfers.
-        shared = {name: value.cpu().contiguous() for name, value in state.items() if not name.startswith("heads.")}
+        # The head of a source never transfers, nor does the encoder of a retrieval's partner modality.
+        own = ("heads.", "unimodal_groups.1.")
+        shared = {name: value.cpu().contiguous() for name, value in state.items() if not name.startswith(own)}
         write_bytes(self._source_path(node, seed), safetensors.torch.save(shared))
         return loss
 
@@ -257,9 +261,9 @@ class TransferMeasurement:
         return self.processor.collate(task, table, modalities=[])["labels"][task]
 
     def _row_numbers(self, node: str, split: str) -> np.ndarray:
-        """Rows of a split that have all of the node's modalities; the model reads no sample without any input."""
+        """Rows of a split that have all inputs of the node; the model reads no sample without any."""
         if (node, split) not in self._rows:
-            names = self._modalities(node)
+            names = self._inputs(node)
             table: pa.Table = self._columns[node.split("/", 1)[0], split].select_columns(names)[:]
             lengths = [pc.fill_null(pc.list_value_length(table[name]), 0).to_numpy() for name in names]
             self._rows[node, split] = np.flatnonzero(np.min(lengths, axis=0) > 0)
@@ -272,19 +276,27 @@ class TransferMeasurement:
     def _batch(self, node: str, split: str, rows: np.ndarray) -> dict[str, Any]:
         task = node.split("/", 1)[0]
         table = self._columns[task, split][self._row_numbers(node, split)[rows]]
-        batch = self.processor.collate(task, table, modalities=self._modalities(node))
+        batch = self.processor.collate(task, table, modalities=self._inputs(node))
         batch.pop("row", None)
         return to_device(batch, self.device)
 
-    def _modalities(self, node: str) -> list[str]:
-        return node.split("/", 1)[1].split("+")
+    def _inputs(self, node: str) -> list[str]:
+        """The modalities that the node's model reads: the node's, and for a retrieval its partner as well."""
+        task, names = node.split("/", 1)
+        spec = self.suite.task(task)
+        return list(spec.modalities) if spec.target["problem_type"] == "retrieval" else names.split("+")
 
     def _model(self, node: str, seed: int) -> HighMMTModel:
         task = node.split("/", 1)[0]
         config = build_config(self.suite, self.processor)
         # Every node's model has the same standard width, whatever modality it reads, so that parameters fit.
-        tasks = {task: {**asdict(config.tasks[task]), "modalities": self._modalities(node)}}
-        values = {**config.to_dict(), "tasks": tasks, "parameter_groups": None}
+        inputs = self._inputs(node)
+        tasks = {task: {**asdict(config.tasks[task]), "modalities": inputs}}
+        groups = None
+        if config.tasks[task].problem_type == "retrieval":
+            # The node's encoder is group 0, as in every other model.
+            groups = {"unimodal": {f"{task}/{name}": int(f"{task}/{name}" != node) for name in inputs}}
+        values = {**config.to_dict(), "tasks": tasks, "parameter_groups": groups}
         model = build_model(HighMMTConfig(**values), seed)
         model.to(self.device)
         return model
@@ -333,10 +345,41 @@ class TransferMeasurement:
     def _validation_loss(self, model: HighMMTModel, node: str) -> float:
         task = node.split("/", 1)[0]
         model.eval()
-        count, total = len(self._row_numbers(node, "validation")), 0.0
-        for rows in iterate_batches(count, VALIDATION_BATCH_SIZE):
-            total += float(model(**self._batch(node, "validation", rows)).losses[task]) * len(rows)
-        return total / count
+        losses, labels = [], []
+        for rows in iterate_batches(len(self._row_numbers(node, "validation")), VALIDATION_BATCH_SIZE):
+            batch = self._batch(node, "validation", rows)
+            losses.append(model(**batch).losses[task])
+            labels.append(batch["labels"][task])
+        return _mean_of_labelled(losses, labels)
+
+
+def _mean_of_labelled(losses: list[Tensor], labels: list[Tensor]) -> float:
+    """Mean loss over all labels of several batches, of which each loss is the mean of one."""
+    counts = [int(labelled(batch).sum()) for batch in labels]
+    return sum(float(loss) * count for loss, count in zip(losses, counts, strict=True)) / max(1, sum(counts))
+
+
+def _constant_logits(task: TaskConfig, labels: Tensor) -> Tensor:
+    """The best prediction that depends on no input, the shape of one row's logits.
+
+    Args:
+        task: no retrieval.
+        labels: of the training rows, `(rows, ...)`; missing ones take no part.
+    """
+    if task.problem_type == "single_label_classification":
+        classes = torch.arange(task.num_labels)
+        counts = (labels[..., None] == classes).sum(0).double().clamp_min(0.5)
+        return (counts / counts.sum(-1, keepdim=True)).log()
+    # Where a step has no label at all, any constant will do.
+    mean = labels.double().nanmean(0).nan_to_num(0.0)
+    return mean if task.problem_type == "regression" else torch.logit(mean.clamp(1e-3, 1 - 1e-3))
+
+
+def _is_constant(labels: Tensor) -> bool:
+    """Whether all rows that have a label have the same, at each step and for each quantity."""
+    values = torch.where(labelled(labels), labels.double(), math.nan)
+    high, low = (values.nan_to_num(limit) for limit in (-math.inf, math.inf))
+    return bool((high.amax(0) <= low.amin(0)).all())
 
 
 def measure_heterogeneity(

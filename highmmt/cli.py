@@ -288,7 +288,8 @@ def predict(
     """Predictions of a saved model for a file of rows.
 
     Writes one row for each row of the file, in its order: the row's number, the predicted class, its probability and
-    those of all classes; or, for a regression, the predicted quantities in their own units.
+    those of all classes; or, for a regression, the predicted quantities in their own units; or, for a retrieval, the
+    rows that match best. A sequence of targets gives lists, one entry for each step.
 
     Example: highmmt predict runs/starter/finetuned --task digits --input rows.parquet --output digits.csv
     """

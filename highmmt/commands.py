@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
 from datasets.exceptions import DatasetGenerationError
+from torch import Tensor
 
 from .analysis import (
     KINDS,
@@ -32,8 +33,10 @@ from .analysis import (
 from .configuration import ParameterGroups
 from .configuration.files import write_bytes, write_json
 from .heterogeneity import HeterogeneityMatrix, cluster_parameter_groups
+from .modeling_highmmt import HighMMTModel, labelled
 from .processing import HighMMTProcessor
 from .processing.rows import is_list, plain_array
+from .processing.targets import best_matches, name_matches
 from .suites import Suite
 from .suites.lines import did_you_mean
 from .train import MultitaskTrainer, encode_suite, finetune, metric_names, pretrain, save_model_folder, single_task
@@ -206,7 +209,9 @@ def evaluate_folder(folder: Path, suite: Suite, split: str) -> dict[str, dict[st
                 "Choose with --tasks."
             )
     data = {task: {split: processor.encode(task, suite.load(task)[split])} for task in suite.tasks}
-    settings = StudySettings.for_suite(suite).finetuning
+    # The loss of a retrieval is one of chunks as large as a training step.
+    sizes = {task: spec.batch_size for task, spec in suite.tasks.items()}
+    settings = dataclasses.replace(StudySettings.for_suite(suite).finetuning, batch_sizes=sizes)
     trainer = MultitaskTrainer(model, processor, data, metric_names(suite), settings)
     values = trainer.evaluate(split)
     return {task: {"rows": len(data[task][split]), **values[task]} for task in data}
@@ -245,7 +250,9 @@ def predict_file(folder: Path, task: str, source: Path, output: Path | None = No
 
     Its columns: `row`, the row's index in the file; for a classification `label`, `score` and one
     `probability_<class>` for each class; for several labels `labels` and the probabilities; for a regression one
-    column for each quantity, in its original unit.
+    column for each quantity, in its original unit. A sequence of targets has a list over its steps in each of these
+    columns. A retrieval of the modalities a and b has `b_matches`, the rows of the file whose b suits this row's a
+    (at most ten, best first), `b_scores`, their probabilities among all rows, and the same for a by b.
 
     Args:
         folder: model folder.
@@ -273,14 +280,35 @@ def predict_file(folder: Path, task: str, source: Path, output: Path | None = No
     if task not in model.config.tasks:
         raise ValueError(f"{folder} has no task {task!r}{did_you_mean(task, model.config.tasks, 'Tasks')}")
     encoded = processor.encode(task, read_rows(source), with_labels=False).with_format("arrow")
+    retrieval = model.config.tasks[task].problem_type == "retrieval"
     table: list[dict[str, Any]] = []
+    embeddings: list[Tensor] = []
     for start in range(0, len(encoded), BATCH_SIZE):
         batch = processor.collate(task, encoded[start : start + BATCH_SIZE])
         rows = batch.pop("row")[task].tolist()
-        decoded = processor.decode(task, model(**batch).logits[task])
+        predicted = model(**batch)
+        if retrieval:
+            embeddings.append(predicted.multimodal_states[task])
+            continue
+        decoded = processor.decode(task, predicted.logits[task])
         table += [{"row": row, **_flat(values)} for row, values in zip(rows, decoded, strict=True)]
+    if retrieval:
+        table = _search(model, task, torch.cat(embeddings))
     write_table(output, table)
     return output, len(table)
+
+
+def _search(model: HighMMTModel, task: str, embeddings: Tensor) -> list[dict[str, Any]]:
+    """For every row of a retrieval's embeddings the best matches among all rows, in both directions."""
+    head = model.heads[task]
+    table = [{"row": row} for row in range(len(embeddings))]
+    names, (first, second) = model.config.tasks[task].modalities, embeddings.chunk(2, dim=1)
+    for modality, queries, candidates in ((names[1], first, second), (names[0], second, first)):
+        for start in range(0, len(table), BATCH_SIZE):
+            matches = best_matches(head.similarity(queries[start : start + BATCH_SIZE], candidates))
+            for row, found in enumerate(matches, start):
+                table[row].update(name_matches(modality, found))
+    return table
 
 
 def _require_writable(path: Path) -> None:
@@ -382,15 +410,21 @@ def _raw_numbers(columns: list[pa.ChunkedArray]) -> tuple[str, str]:
 
 
 def _target_in_words(processor: HighMMTProcessor, task: str, encoded: pa.Table) -> str:
-    """Shares of the classes, or mean and deviation of the quantities, in the training split."""
+    """Shares of the classes, or mean and deviation of the quantities, in the training split; a retrieval's items."""
     description = processor.task_configs()[task]
-    names = list(description["id2label"].values())
     labels = processor.collate(task, encoded, modalities=[])["labels"][task]
+    known = labelled(labels)
+    if description["problem_type"] == "retrieval":
+        rows = int(known.sum())
+        return f"{' by '.join(description['modalities'])} and back, {len(labels[known].unique())} items in {rows} rows"
+    names, steps = list(description["id2label"].values()), ""
+    if description["num_steps"] is not None:
+        steps = f"{description['num_steps']} steps ({float(known.float().mean()):.0%} with a target): "
     if description["problem_type"] == "regression":
         scale = zip(names, *(part.tolist() for part in processor.target_scale(task)), strict=True)
-        return ", ".join(f"{name} {mean:.3g} ± {deviation:.3g}" for name, mean, deviation in scale)
+        return steps + ", ".join(f"{name} {mean:.3g} ± {deviation:.3g}" for name, mean, deviation in scale)
     if description["problem_type"] == "single_label_classification":
-        shares = torch.bincount(labels, minlength=len(names)) / len(labels)
+        shares = torch.bincount(labels[known], minlength=len(names)) / known.sum()
     else:
-        shares = labels.mean(0)
-    return ", ".join(f"{name} {share:.0%}" for name, share in zip(names, shares.tolist(), strict=True))
+        shares = labels.flatten(0, -2).nanmean(0)
+    return steps + ", ".join(f"{name} {share:.0%}" for name, share in zip(names, shares.tolist(), strict=True))

@@ -63,7 +63,12 @@ def read_task(
         _check_columns(place, kind, entry)
         own = {key: value for key, value in entry.items() if key not in ("column", "columns")}
         serializers[name] = build_serializer(kind, {**kind_options(modalities[name]), **own}, place)
-    return serializers, Target.from_dict(description["target"], owner)
+    target = Target.from_dict(description["target"], owner)
+    if target.problem_type == "retrieval" and len(entries) != 2:
+        raise ValueError(
+            f"{owner}: a retrieval finds one modality by another, so it has exactly two, not {', '.join(entries)}."
+        )
+    return serializers, target
 
 
 def check_one_tokenizer(serializers: Mapping[tuple[str, str], Serializer]) -> None:

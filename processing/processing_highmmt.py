@@ -24,11 +24,11 @@ from ..configuration.files import write_text
 from .collation import HighMMTBatch, elements_from_arrow, elements_to_arrow, pad_elements
 from .descriptions import MODEL_OPTIONS, RESERVED_NAMES, check_modalities, check_one_tokenizer, read_task
 from .plain_data import code_digest, plain_copy, readable_json
-from .rows import Source, Values, plain_array, read_numbers
+from .rows import Source, Values, is_list, plain_array, read_numbers
 from .samples import arrange_samples
 from .sequences import TextSerializer
 from .serializers import ElementShape, Serializer, Statistics
-from .targets import Target
+from .targets import Target, best_matches, name_matches
 
 if TYPE_CHECKING:
     import datasets
@@ -42,8 +42,8 @@ class HighMMTProcessor(ProcessorMixin):
     Args:
         modalities: name to `{"kind": ..., options of the kind, "num_frequency_bands", "max_frequency", "ordered"}`.
         tasks: name to `{"modalities": {modality: {"column": str}}, "target": {"column", "problem_type", "classes",
-            "names"}}`. Beside `column` (or `columns`, several raw columns of one number each, for tables), a task may
-            set options of the modality's kind for itself.
+            "names", "num_steps", "projection_dim"}}`. Beside `column` (or `columns`, several raw columns of one number
+            each, for tables), a task may set options of the modality's kind for itself.
         statistics: what `fit` learned, `"task/modality"` and `"task/labels"` to plain data; None before.
         tokenizer: for all text modalities; None to train one with `fit_tokenizer`.
 
@@ -100,8 +100,12 @@ class HighMMTProcessor(ProcessorMixin):
             values = self._column(task, modality, table)
             learned[f"{task}/{modality}"] = self._serializer(task, modality).fit(values, self._source(task, modality))
         target = self._targets[task]
-        names = getattr(dataset.features[target.column], "names", None)
-        learned[f"{task}/labels"] = target.fit(table[target.column], Source(task, target.column), names)
+        if target.column is None:
+            learned[f"{task}/labels"] = target.fit(None, self._label_source(task))
+        else:
+            feature = dataset.features[target.column]
+            names = getattr(getattr(feature, "feature", feature), "names", None)  # of a sequence's elements
+            learned[f"{task}/labels"] = target.fit(table[target.column], self._label_source(task), names)
         self.statistics.update(plain_copy("statistics", learned))
 
     def fit_tokenizer(self, splits: Mapping[str, datasets.Dataset]) -> None:
@@ -176,9 +180,9 @@ class HighMMTProcessor(ProcessorMixin):
         if label is not None:
             labels = [label] if single else label
             count = len(next(iter(columns.values())))
-            if np.ndim(labels) == 0 or len(labels) != count:
+            if isinstance(labels, str) or not np.iterable(labels) or len(labels) != count:
                 raise ValueError(f"Task {task!r}: {count} samples need as many labels, got {label!r}.")
-            encoded = target.encode(labels, Source(task, target.column), self.statistics[f"{task}/labels"])
+            encoded = target.encode(labels, self._label_source(task), self.statistics[f"{task}/labels"])
             data["labels"] = {task: torch.from_numpy(encoded)}
         return HighMMTBatch(data if return_tensors == "pt" else _as_numpy(data))
 
@@ -192,8 +196,8 @@ class HighMMTProcessor(ProcessorMixin):
 
         Returns:
             A dataset of as many rows with one column per modality, flat lists of float32 (int32 for token ids) that
-            run row-major over axes and channels, `labels` (int64, or lists of float32) and `row`, the row's index in
-            `dataset`.
+            run row-major over axes and channels, `labels` (int64, or flat lists of int64 or float32) and `row`, the
+            row's index in `dataset`.
 
         Raises:
             ValueError: a missing column or a row that cannot be encoded; the message names task, column and row.
@@ -203,15 +207,15 @@ class HighMMTProcessor(ProcessorMixin):
         self._require_fitted()
         self._require_task(task)
         target = self._targets[task]
-        raw = self._raw_columns(task) + ([target.column] if with_labels else [])
+        raw = self._raw_columns(task) + ([target.column] if with_labels and target.column is not None else [])
         self._require_columns(dataset, raw, task)
         features: dict[str, Any] = {"row": Value("int64")}
         for modality in self._names(task):
             ids = self.shape(task, modality).num_channels is None
             features[modality] = List(Value("int32" if ids else "float32"))
         if with_labels:
-            whole = target.problem_type == "single_label_classification"
-            features["labels"] = Value("int64") if whole else List(Value("float32"))
+            number = Value("int64" if target.is_class or target.problem_type == "retrieval" else "float32")
+            features["labels"] = List(number) if target.label_shape(self._fitted(task, "labels")) else number
         if not len(dataset):
             return type(dataset).from_dict({name: [] for name in features}, features=Features(features))
         encoded = (
@@ -262,12 +266,11 @@ class HighMMTProcessor(ProcessorMixin):
         batch: dict[str, Any] = {"inputs": {task: inputs}, "attention_mask": {task: masks}}
         if "labels" in rows.column_names:
             labels = plain_array(rows["labels"])
-            if pa.types.is_integer(labels.type):
-                values = labels.to_numpy(zero_copy_only=False).astype(np.int64)
-            else:
-                values = labels.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-                values = values.reshape(len(rows), self.num_labels(task))
-            batch["labels"] = {task: torch.from_numpy(values)}
+            flat = labels.flatten() if is_list(labels.type) else labels
+            kind = np.int64 if pa.types.is_integer(flat.type) else np.float32
+            values = flat.to_numpy(zero_copy_only=False).astype(kind)
+            shape = self._targets[task].label_shape(self._fitted(task, "labels"))
+            batch["labels"] = {task: torch.from_numpy(values.reshape(len(rows), *shape))}
         if "row" in rows.column_names:
             row = rows["row"].to_numpy().astype(np.int64)
             batch["row"] = {task: torch.from_numpy(row)}
@@ -280,7 +283,7 @@ class HighMMTProcessor(ProcessorMixin):
         return self._serializer(task, modality).shape(self._fitted(task, modality))
 
     def num_labels(self, task: str) -> int:
-        """Number of classes or of predicted quantities of a task."""
+        """Number of classes or of predicted quantities of a task; for a retrieval the width of the shared space."""
         self._require_task(task)
         return self._targets[task].num_labels(self._fitted(task, "labels"))
 
@@ -319,8 +322,15 @@ class HighMMTProcessor(ProcessorMixin):
         self._require_fitted()
         configs = {}
         for task, target in self._targets.items():
-            names = target.label_names(self.statistics[f"{task}/labels"])
-            config = TaskConfig(self._names(task), target.problem_type, len(names), dict(enumerate(names)))
+            statistics = self.statistics[f"{task}/labels"]
+            names = target.label_names(statistics)
+            config = TaskConfig(
+                self._names(task),
+                target.problem_type,
+                target.num_labels(statistics),
+                dict(enumerate(names)) if names is not None else None,
+                num_steps=statistics.get("num_steps"),
+            )
             configs[task] = dataclasses.asdict(config)
             for weight in ("loss_weight", "evaluation_weight"):
                 del configs[task][weight]
@@ -329,13 +339,21 @@ class HighMMTProcessor(ProcessorMixin):
     # Predictions
 
     def decode(self, task: str, logits: Tensor) -> list[dict[str, Any]]:
-        """Predictions in words, one dict for each row of `logits`, (batch, num_labels).
+        """Predictions in words, one dict for each row of `logits`, as the model gives them.
 
         Returns:
             Classification: `{"label", "score", "probabilities": {label: p}}`; several labels: `{"labels": [those above
-            0.5], "probabilities"}`; regression: `{name: value}` in the target's own unit.
+            0.5], "probabilities"}`; regression: `{name: value}` in the target's own unit. For a sequence each of these
+            is a list over its steps. Retrieval of the modalities a and b: `{"b_matches": [rows of the batch whose b
+            suits this row's a, best first, at most 10], "b_scores": [their probabilities among the batch's rows],
+            "a_matches", "a_scores"}`; the lists are empty where the row lacks what is searched by.
         """
         self._require_task(task)
+        if self._targets[task].problem_type == "retrieval":
+            first, second = self._names(task)
+            logits = torch.as_tensor(logits)
+            pairs = zip(best_matches(logits), best_matches(logits.T), strict=True)
+            return [{**name_matches(second, forth), **name_matches(first, back)} for forth, back in pairs]
         return self._targets[task].decode(logits, self._fitted(task, "labels"))
 
     def target_scale(self, task: str) -> tuple[Tensor, Tensor]:
@@ -482,6 +500,9 @@ class HighMMTProcessor(ProcessorMixin):
                 f"split) for {', '.join(missing)}."
             )
 
+    def _label_source(self, task: str, first_row: int = 0) -> Source:
+        return Source(task, self._targets[task].column or "(no column)", None, first_row)
+
     def _raw_columns(self, task: str) -> list[str]:
         entries = self.tasks[task]["modalities"].values()
         return [column for entry in entries for column in entry.get("columns", [entry.get("column")])]
@@ -498,7 +519,8 @@ class HighMMTProcessor(ProcessorMixin):
                 raise ValueError(f"Task {task!r}: there is no column {column!r} in the data; its columns are {known}.")
 
     def _raw_table(self, task: str, dataset: datasets.Dataset) -> pa.Table:
-        columns = [*self._raw_columns(task), self._targets[task].column]
+        target = self._targets[task].column
+        columns = self._raw_columns(task) + ([target] if target is not None else [])
         self._require_columns(dataset, columns, task)
         table: pa.Table = dataset.select_columns(list(dict.fromkeys(columns))).with_format("arrow")[:]
         return table
@@ -521,8 +543,12 @@ class HighMMTProcessor(ProcessorMixin):
             columns[modality] = elements_to_arrow(elements, self.shape(task, modality))
         if with_labels:
             target, statistics = self._targets[task], self._fitted(task, "labels")
-            labels = target.encode(table[target.column], Source(task, target.column, None, first), statistics)
-            columns["labels"] = pa.array(labels) if labels.ndim == 1 else _matrix_to_arrow(labels)
+            if target.column is None:  # a retrieval in which every row is an item of its own
+                labels = np.array(indices, dtype=np.int64)
+            else:
+                labels = target.encode(table[target.column], self._label_source(task, first), statistics)
+            shaped = labels.reshape(len(labels), -1)
+            columns["labels"] = pa.array(labels) if labels.ndim == 1 else _matrix_to_arrow(shaped)
         return pa.table(columns)
 
     def _rows_per_batch(self, task: str) -> int:

@@ -18,7 +18,7 @@ from ..processing.sequences import SERIALIZERS, build_serializer, option_names
 from .lines import Document, KeyPath, did_you_mean
 from .splits import SPLITS
 
-PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression", "retrieval")
 METRICS = {
     "accuracy": ("single_label_classification", "multi_label_classification"),
     "macro_f1": ("single_label_classification", "multi_label_classification"),
@@ -27,11 +27,15 @@ METRICS = {
     "rmse": ("regression",),
     "mse": ("regression",),
     "mae": ("regression",),
+    "recall_at_1": ("retrieval",),
+    "recall_at_5": ("retrieval",),
+    "recall_at_10": ("retrieval",),
 }
 DEFAULT_METRIC = {
     "single_label_classification": "accuracy",
     "multi_label_classification": "macro_f1",
     "regression": "r2",
+    "retrieval": "recall_at_1",
 }
 
 SUITE_KEYS = ("name", "description", "model", "training", "modalities", "tasks")
@@ -192,6 +196,11 @@ def _task(document: Document, path: KeyPath, task: Any, modalities: Mapping[str,
         "evaluation_weight": _weight(document, (*path, "evaluation_weight"), task.get("evaluation_weight", 1.0)),
         "reference": _reference(document, (*path, "reference"), task.get("reference")),
     }
+    if problem_type == "retrieval" and len(checked["modalities"]) != 2:
+        raise document.error(
+            (*path, "modalities"),
+            f"a retrieval finds one modality by another, so it has exactly two, not {len(checked['modalities'])}.",
+        )
     for key in ("area", "description", "licence", "citation"):
         checked[key] = _text(document, (*path, key), task.get(key, ""))
     return checked
@@ -234,17 +243,28 @@ def _task_modalities(
 
 
 def _target(document: Document, path: KeyPath, target: Any) -> dict[str, Any]:
-    document.check_keys(
-        path, target, ("column", "problem_type", "classes", "names"), required=("column", "problem_type")
-    )
-    if not isinstance(target["column"], str) or not target["column"]:
-        raise document.error((*path, "column"), f"must be a column's name, got {target['column']!r}.")
+    keys = ("column", "problem_type", "classes", "names", "num_steps", "projection_dim")
+    document.check_keys(path, target, keys, required=("problem_type",))
     _check_choice(document, (*path, "problem_type"), target["problem_type"], PROBLEM_TYPES)
-    checked = {"column": target["column"], "problem_type": target["problem_type"]}
+    retrieval = target["problem_type"] == "retrieval"
+    if not retrieval:
+        document.check_keys(path, target, keys, required=("column",))
+    checked: dict[str, Any] = {"problem_type": target["problem_type"]}
+    if (column := target.get("column")) is not None or not retrieval:
+        if not isinstance(column, str) or not column:
+            raise document.error((*path, "column"), f"must be a column's name, got {column!r}.")
+        checked = {"column": column, **checked}
+    for key, fits, smallest in (("num_steps", not retrieval, 1), ("projection_dim", retrieval, 2)):
+        if target.get(key) is not None:
+            if not fits:
+                raise document.error((*path, key), f"{key!r} is not for {target['problem_type']}; remove it.")
+            checked[key] = _whole(document, (*path, key), target[key], smallest)
     for key in ("classes", "names"):
         values = target.get(key)
         if values is None:
             continue
+        if retrieval:
+            raise document.error((*path, key), f"{key!r} is not for a retrieval, which predicts no labels; remove it.")
         if not isinstance(values, list) or not values:
             raise document.error((*path, key), f"must be a list of names, got {values!r}.")
         for position, value in enumerate(values):

@@ -43,10 +43,12 @@ class TaskSpec:
         source: what `datasets.load_dataset` takes, or `{"saved": folder}`; local paths are absolute.
         modalities: modality to its options in this task, at least `{"column": name}` or, for tables, `{"columns":
             names}`; the order is the model's order.
-        target: `column`, `problem_type` and, where given, `classes` (in the order of their numbers) or `names`.
+        target: `problem_type`, `column` (a retrieval may have none) and, where given, `classes` (in the order of their
+            numbers) or `names`, `num_steps`, `projection_dim`.
         splits: for train, validation and test the name of a split of the source or a fraction of train; with
             fractions also `seed` and, where given, `group_by`.
-        metric: `accuracy`, `macro_f1`, `auroc`, `r2`, `rmse`, `mse` or `mae`.
+        metric: `accuracy`, `macro_f1`, `auroc`, `r2`, `rmse`, `mse`, `mae`, `recall_at_1`, `recall_at_5` or
+            `recall_at_10`.
         batch_size: samples of this task in one optimizer step.
         loss_weight: factor of this task's loss in the summed loss.
         evaluation_weight: factor of this task's metric where checkpoints are compared.
@@ -151,10 +153,14 @@ class Suite:
         return [f"{name}/{modality}" for name, task in self.tasks.items() for modality in task.modalities]
 
     def interactions(self) -> list[str]:
-        """Nodes of the interaction matrix, `"task/a+b"`, one for each unordered pair of modalities of a task."""
+        """Nodes of the interaction matrix, `"task/a+b"`, one for each unordered pair of modalities of a task.
+
+        A retrieval has none: its modalities are compared, not fused.
+        """
         return [
             f"{name}/{first}+{second}"
             for name, task in self.tasks.items()
+            if task.target["problem_type"] != "retrieval"
             for position, first in enumerate(task.modalities)
             for second in list(task.modalities)[position + 1 :]
         ]
@@ -259,7 +265,9 @@ class Suite:
 
     def _check_columns(self, task: str, columns: list[str], what: str) -> None:
         spec = self.tasks[task]
-        wanted: list[tuple[tuple[str, ...], str]] = [(("target",), spec.target["column"])]
+        wanted: list[tuple[tuple[str, ...], str]] = []
+        if "column" in spec.target:
+            wanted.append((("target",), spec.target["column"]))
         for modality, options in spec.modalities.items():
             read = options.get("columns") or [options["column"]]
             wanted += [(("modalities", modality), column) for column in read]

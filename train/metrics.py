@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from sklearn.metrics import (
@@ -16,7 +17,9 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-REGRESSION = ("regression",)
+REGRESSION, RETRIEVAL = ("regression",), ("retrieval",)
+# Queries that are compared with all candidates at a time.
+_QUERIES = 1024
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,9 @@ class Metric:
         name: as suites and tables call it.
         function: from targets and predictions to one number, NaN where the targets do not determine it.
             Classification: class indices `(rows,)` and probabilities `(rows, classes)`. Multi-label: 0/1 and
-            probabilities, both `(rows, labels)`. Regression: `(rows, quantities)`, both in original units.
+            probabilities, both `(rows, labels)`. Regression: `(rows, quantities)`, both in original units. Of a
+            sequence of targets each labelled step is a row. Retrieval: items `(rows,)` and the embeddings of both
+            modalities side by side, `(rows, 2 * width)`.
         higher_is_better: the direction checkpoints are compared in.
         problem_types: what it can be used for.
     """
@@ -79,6 +84,32 @@ def _r2(target: np.ndarray, guess: np.ndarray) -> float:
     return float(r2_score(target, guess)) if len(target) > 1 else math.nan
 
 
+def retrieval_ranks(items: np.ndarray, queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """How many candidates of other items are at least as similar to each query as the best one of its own, `(rows,)`.
+
+    Equal similarities count against the query: embeddings that are all the same find nothing.
+
+    Args:
+        items: `(rows,)`, of query and candidate alike.
+        queries, candidates: `(rows, width)`; their products are the similarities.
+    """
+    ranks = []
+    for start in range(0, len(items), _QUERIES):
+        part = slice(start, start + _QUERIES)
+        similarity = queries[part] @ candidates.T
+        same = items[part, None] == items[None, :]
+        best = np.where(same, similarity, -np.inf).max(axis=1, keepdims=True)
+        ranks.append(((similarity >= best) & ~same).sum(axis=1))
+    return np.concatenate(ranks) if ranks else np.zeros(0, dtype=np.int64)
+
+
+def _recall(items: np.ndarray, embeddings: np.ndarray, at: int) -> float:
+    """Share of queries that have a candidate of their item among the best `at`, mean of both directions."""
+    first, second = np.split(embeddings, 2, axis=1)
+    ranks = np.stack([retrieval_ranks(items, first, second), retrieval_ranks(items, second, first)])
+    return float((ranks < at).mean()) if len(np.unique(items)) > 1 else math.nan
+
+
 _ANY_CLASS = ("single_label_classification", "multi_label_classification")
 METRICS = {
     metric.name: metric
@@ -90,6 +121,9 @@ METRICS = {
         Metric("rmse", lambda target, guess: float(mean_squared_error(target, guess) ** 0.5), False, REGRESSION),
         Metric("mae", lambda target, guess: float(mean_absolute_error(target, guess)), False, REGRESSION),
         Metric("r2", _r2, True, REGRESSION),
+        Metric("recall_at_1", partial(_recall, at=1), True, RETRIEVAL),
+        Metric("recall_at_5", partial(_recall, at=5), True, RETRIEVAL),
+        Metric("recall_at_10", partial(_recall, at=10), True, RETRIEVAL),
     )
 }
 

@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from transformers import get_scheduler
 
-from ..modeling_highmmt import HighMMTModel, task_loss
+from ..modeling_highmmt import HighMMTModel, complete_pairs, labelled, task_loss
 from ..processing import HighMMTProcessor, to_device
 from .metrics import Metric, get_metric
 from .schedule import StaggeredSchedule
@@ -173,7 +173,9 @@ class MultitaskTrainer:
         """Loss and metric of every task on a split, by all its rows, on this process alone.
 
         Returns:
-            Task to `{"loss": mean loss, metric name: value}`; regression metrics are in the target's own unit.
+            Task to `{"loss": mean loss, metric name: value}`; regression metrics are in the target's own unit. A
+            retrieval searches the whole split; its loss is the mean over chunks of as many rows as a training step has
+            (drawn once and for all), so that it can be compared with the training loss.
 
         Raises:
             FloatingPointError: predictions are not finite; the message names the task.
@@ -185,19 +187,26 @@ class MultitaskTrainer:
     def predict(self, task: str, split: str) -> tuple[Tensor, Tensor]:
         """Logits and labels of every row of a split, in row order, `(rows, num_labels)` and the labels' shape.
 
+        Of a retrieval the embeddings in place of logits, `(rows, 2 * num_labels)`, and -100 as the label of rows that
+        lack a modality.
+
         Raises:
             ValueError: the task has no such rows.
         """
         self.model.eval()
-        logits, labels = [], []
+        retrieval = self.model.config.tasks[task].problem_type == "retrieval"
+        predictions, labels = [], []
         for rows in iterate_batches(self._num_rows(task, split), self.settings.eval_batch_size):
             batch = self._batch(task, split, rows)
             target = batch.pop("labels")[task]
             with self.accelerator.autocast():
                 output = self.model(**batch)
-            logits.append(output.logits[task].float().cpu())
+            prediction = (output.multimodal_states if retrieval else output.logits)[task].float()
+            if retrieval:
+                target = target.masked_fill(~complete_pairs(prediction), -100)
+            predictions.append(prediction.cpu())
             labels.append(target.cpu())
-        return torch.cat(logits), torch.cat(labels)
+        return torch.cat(predictions), torch.cat(labels)
 
     def score(self, evaluation: Mapping[str, Mapping[str, float]]) -> float:
         """What checkpoints are compared by: the weighted sum of the tasks' metrics, errors counted negative."""
@@ -271,29 +280,50 @@ class MultitaskTrainer:
         return EpochRecord(epoch, steps, train_loss, validation, self.score(validation))
 
     def _evaluate_task(self, task: str, split: str) -> dict[str, float]:
-        logits, labels = self.predict(task, split)
-        if not bool(torch.isfinite(logits).all()):
+        predictions, labels = self.predict(task, split)
+        if not bool(torch.isfinite(predictions).all()):
             raise FloatingPointError(
                 f"Task {task!r}: the model's outputs on the {split} split are not finite. If it was just trained, "
                 f"lower learning_rate ({self.settings.learning_rate:g})."
             )
         description = self.model.config.tasks[task]
         metric = self.metrics[task]
-        loss = task_loss(task, description, logits, labels)
-        logits, labels = logits.double(), labels.double() if labels.is_floating_point() else labels
-        if description.problem_type == "regression":
-            guess, labels = (self.processor.rescale_target(task, values) for values in (logits, labels))
-        elif description.problem_type == "multi_label_classification":
-            guess = logits.sigmoid()
+        if description.problem_type == "retrieval":
+            loss = self._retrieval_loss(task, predictions, labels)
+            known = labelled(labels)
         else:
-            guess = logits.softmax(-1)
+            loss = float(task_loss(task, description, predictions, labels))
+            known = labelled(labels).all(-1) if labels.is_floating_point() else labelled(labels)
+        if not bool(known.any()):
+            raise ValueError(f"Task {task!r}: no row of the {split} split has a label that could be compared with.")
+        # Steps of a sequence become rows.
+        predictions, labels = predictions[known].double(), labels[known]
+        guess = predictions
+        if description.problem_type == "regression":
+            guess, labels = (self.processor.rescale_target(task, values) for values in (predictions, labels.double()))
+        elif description.problem_type == "multi_label_classification":
+            guess = predictions.sigmoid()
+        elif description.problem_type == "single_label_classification":
+            guess = predictions.softmax(-1)
         value = metric.function(labels.numpy(), guess.numpy())
         if not math.isfinite(value):
             raise ValueError(
                 f"Task {task!r}: the labels of the {split} split do not determine {metric.name} ({value}); there are "
                 "too few rows, or all of one class. Choose another metric or other splits."
             )
-        return {"loss": float(loss), metric.name: value}
+        return {"loss": loss, metric.name: value}
+
+    @torch.no_grad()
+    def _retrieval_loss(self, task: str, embeddings: Tensor, labels: Tensor) -> float:
+        """Mean loss of a retrieval over chunks of a training step's rows, each pair counting the same."""
+        description, total = self.model.config.tasks[task], 0.0
+        # Neighbours in a file are often of the same item, or alike.
+        order = np.random.default_rng(0).permutation(len(labels))
+        for chunk in iterate_batches(len(labels), self.settings.batch_size_of(task)):
+            rows = order[chunk]
+            logits = self.model.heads[task](embeddings[rows].to(self.accelerator.device)).cpu()
+            total += float(task_loss(task, description, logits, labels[rows])) * int(labelled(labels[rows]).sum())
+        return total / max(1, int(labelled(labels).sum()))
 
     def _num_rows(self, task: str, split: str) -> int:
         if split not in self.data[task] or not len(self.data[task][split]):

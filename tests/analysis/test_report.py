@@ -474,8 +474,8 @@ def test_a_suite_without_interactions_has_a_report_without_complaints(
     write_json(tmp_path / "heterogeneity/interaction.json", empty)
     write_json(tmp_path / "parameter_groups.json", {"unimodal": dict.fromkeys(nodes, 0), "crossmodal": {}})
     page = page_of(tmp_path)
-    assert "No task has two modalities, so there are no interactions to compare." in page.text
-    assert "None: no task has two modalities." in page.text
+    assert "No task fuses two modalities, so there are no interactions to compare." in page.text
+    assert "None: no task fuses two modalities." in page.text
     (tmp_path / "heterogeneity/interaction.json").unlink()
     assert "heterogeneity/interaction.json" not in page_of(tmp_path).text
 
