@@ -352,6 +352,8 @@ class HighMMTProcessor(ProcessorMixin):
         if self._targets[task].problem_type == "retrieval":
             first, second = self._names(task)
             logits = torch.as_tensor(logits)
+            if logits.ndim != 2 or len(logits) != logits.shape[1]:
+                raise ValueError(f"Task {task!r}: logits of shape {tuple(logits.shape)}, expected (batch, batch).")
             pairs = zip(best_matches(logits), best_matches(logits.T), strict=True)
             return [{**name_matches(second, forth), **name_matches(first, back)} for forth, back in pairs]
         return self._targets[task].decode(logits, self._fitted(task, "labels"))
