@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,15 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 from transformers import AutoModel, AutoProcessor
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors of a few numbers are slower with two."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
