@@ -176,7 +176,7 @@ class Target:
         if steps is None:
             return self._in_words(logits, names, statistics)
         each = self._in_words(logits.flatten(0, 1), names, statistics)
-        return [_side_by_side(each[start : start + steps]) for start in range(0, len(each), steps)]
+        return [_as_lists(each[start : start + steps]) for start in range(0, len(each), steps)]
 
     def _in_words(self, logits: Tensor, names: list[str], statistics: Statistics) -> list[dict[str, Any]]:
         if self.problem_type == "regression":
@@ -438,9 +438,9 @@ def name_matches(modality: str, matches: tuple[list[int], list[float]]) -> dict[
     return {f"{modality}_matches": rows, f"{modality}_scores": scores}
 
 
-def _side_by_side(steps: list[dict[str, Any]]) -> dict[str, Any]:
+def _as_lists(steps: list[dict[str, Any]]) -> dict[str, Any]:
     """Dicts of equal keys as one dict of lists, nested dicts likewise."""
     return {
-        key: _side_by_side([step[key] for step in steps]) if isinstance(value, dict) else [step[key] for step in steps]
+        key: _as_lists([step[key] for step in steps]) if isinstance(value, dict) else [step[key] for step in steps]
         for key, value in steps[0].items()
     }

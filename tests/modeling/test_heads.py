@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from highmmt.configuration import HighMMTConfig, TaskConfig
@@ -158,6 +159,15 @@ def test_the_scale_is_learned_and_never_above_a_hundred() -> None:
         assert head(ones).item() == pytest.approx(1 / 0.07)
         head.log_scale.fill_(9.0)
         assert head(ones).item() == pytest.approx(100)
+
+
+def test_a_scale_that_no_file_holds_starts_as_in_a_new_model(tmp_path: Path) -> None:
+    tiny_model(tasks={"find": TASKS["find"]}).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["heads.find.log_scale"]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    loaded = HighMMTModel.from_pretrained(tmp_path)
+    assert loaded.heads["find"].log_scale.exp().item() == pytest.approx(1 / 0.07)
 
 
 def test_each_modality_is_embedded_by_itself() -> None:
