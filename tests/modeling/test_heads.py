@@ -227,6 +227,25 @@ def test_a_model_without_crossmodal_part_embeds_the_same() -> None:
     torch.testing.assert_close(without(inputs=batch("find")).logits, with_part(inputs=batch("find")).logits)
 
 
+def test_a_retrieval_needs_the_unimodal_encoder() -> None:
+    with pytest.raises(ValueError, match="Task 'find': a retrieval compares what the unimodal encoder makes"):
+        tiny_model(tasks={name: TASKS[name] for name in ("find", "kind")}, use_unimodal_encoder=False)
+
+
+def test_hiding_modalities_hides_none_of_a_pair() -> None:
+    model = tiny_model(modality_dropout=0.5).train()
+    states = [model(inputs=batch("find", "kind")).multimodal_states for _ in range(8)]
+    assert all(complete_pairs(state["find"]).all() for state in states)
+    assert any((state["kind"] == 0).any() for state in states)  # of a task that fuses it does
+
+
+@pytest.mark.parametrize("task", list(TASKS))
+def test_every_parameter_has_a_gradient_in_a_training_step_of_any_task(task: str) -> None:
+    model = tiny_model().train()
+    model(inputs=batch(task), labels={task: LABELS[task]}).loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
 @pytest.mark.parametrize("head_norm", ["batch_norm", "layer_norm"])
 def test_a_retrieval_learns_planted_pairs(head_norm: str) -> None:
     """Image and sound of a pair show the same hidden vector; 64 new pairs are found again far above chance."""
