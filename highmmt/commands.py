@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +34,7 @@ from .configuration import ParameterGroups
 from .configuration.files import write_bytes, write_json
 from .heterogeneity import HeterogeneityMatrix, cluster_parameter_groups
 from .modeling_highmmt import HighMMTModel, labelled
+from .modeling_highmmt.heads import RetrievalHead
 from .processing import HighMMTProcessor
 from .processing.rows import is_list, plain_array
 from .processing.targets import best_matches, name_matches
@@ -300,8 +301,8 @@ def predict_file(folder: Path, task: str, source: Path, output: Path | None = No
 
 def _search(model: HighMMTModel, task: str, embeddings: Tensor) -> list[dict[str, Any]]:
     """For every row of a retrieval's embeddings the best matches among all rows, in both directions."""
-    head = model.heads[task]
-    table = [{"row": row} for row in range(len(embeddings))]
+    head = cast(RetrievalHead, model.heads[task])
+    table: list[dict[str, Any]] = [{"row": row} for row in range(len(embeddings))]
     names, (first, second) = model.config.tasks[task].modalities, embeddings.chunk(2, dim=1)
     for modality, queries, candidates in ((names[1], first, second), (names[0], second, first)):
         for start in range(0, len(table), BATCH_SIZE):

@@ -178,9 +178,9 @@ class HighMMTProcessor(ProcessorMixin):
                 masks[modality] = mask
         data: dict[str, Any] = {"inputs": {task: inputs}, "attention_mask": {task: masks}}
         if label is not None:
-            labels = [label] if single else label
+            labels: Any = [label] if single else label
             count = len(next(iter(columns.values())))
-            if isinstance(labels, str) or not np.iterable(labels) or len(labels) != count:
+            if np.isscalar(labels) or getattr(labels, "ndim", 1) == 0 or len(labels) != count:
                 raise ValueError(f"Task {task!r}: {count} samples need as many labels, got {label!r}.")
             encoded = target.encode(labels, self._label_source(task), self.statistics[f"{task}/labels"])
             data["labels"] = {task: torch.from_numpy(encoded)}
@@ -269,8 +269,8 @@ class HighMMTProcessor(ProcessorMixin):
             flat = labels.flatten() if is_list(labels.type) else labels
             kind = np.int64 if pa.types.is_integer(flat.type) else np.float32
             values = flat.to_numpy(zero_copy_only=False).astype(kind)
-            shape = self._targets[task].label_shape(self._fitted(task, "labels"))
-            batch["labels"] = {task: torch.from_numpy(values.reshape(len(rows), *shape))}
+            label_shape = self._targets[task].label_shape(self._fitted(task, "labels"))
+            batch["labels"] = {task: torch.from_numpy(values.reshape(len(rows), *label_shape))}
         if "row" in rows.column_names:
             row = rows["row"].to_numpy().astype(np.int64)
             batch["row"] = {task: torch.from_numpy(row)}

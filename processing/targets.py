@@ -338,7 +338,7 @@ def nesting(values: Values) -> int:
     """How many levels of lists stand within a row: 0 for single numbers and texts."""
     for entry in _entries(values):
         levels = 0
-        while entry is not None and (isinstance(entry, (list, tuple)) or getattr(entry, "ndim", 0)):
+        while entry is not None and (isinstance(entry, (list, tuple)) or getattr(entry, "ndim", 0) > 0):
             levels += 1
             entry = next((item for item in entry if item is not None), None)
         if entry is not None:
