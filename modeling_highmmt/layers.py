@@ -642,9 +642,10 @@ class ElementCrossmodalTransformer(nn.Module):
         weights: list[list[list[Tensor]]] = [[[] for _ in contexts] for _ in self.layers]
         for place, context in enumerate(contexts):
             for reader in readers[place]:
-                z: Tensor | None = None
+                stream: Tensor | None = None
                 for index, layer in enumerate(self.layers):
-                    z, attention = layer(z, reader, context, last_only=index == len(self.layers) - 1)
+                    z, attention = layer(stream, reader, context, last_only=index == len(self.layers) - 1)
                     weights[index][place].append(attention)
+                    stream = z
                 vectors[place].append(z)
         return vectors, weights
