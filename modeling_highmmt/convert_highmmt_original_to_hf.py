@@ -57,6 +57,7 @@ def convert_original_state_dict(
     """
     unimodal, crossmodal, groups = _read_groups(description)
     config = _read_config(description, groups)
+    weights = _untied(weights, description["perceiver"])
     state: dict[str, Tensor] = {}
     for index, original in enumerate(unimodal):
         prefix = f"unimodal_groups.{index}."
@@ -149,6 +150,20 @@ def _card(path: Path, model: HighMMTModel) -> str:
         "results are given and no licence is set; those of the checkpoint and of its data apply. For research, not "
         "for decisions about people.\n"
     )
+
+
+def _untied(weights: Mapping[str, Tensor], perceiver: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """The weights with the later layers of a network that ties them, which its parameters name only once."""
+    if not perceiver.get("weight_tie_layers"):
+        return weights
+    named = dict(weights)
+    for name, value in weights.items():
+        # The public code ties from its second layer on.
+        if second := re.fullmatch(r"(group\d+\.)(layers|cross_layers)\.1\.(.+)", name):
+            copy, part, rest = second.groups()
+            for layer in range(2, perceiver["depth" if part == "layers" else "cross_depth"]):
+                named.setdefault(f"{copy}{part}.{layer}.{rest}", value)
+    return named
 
 
 def _take(weights: Mapping[str, Tensor], name: str) -> Tensor:
