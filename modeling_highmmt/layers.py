@@ -127,9 +127,11 @@ class InputSequence:
             # Padding may hold anything, even NaN, and must not reach a sum.
             data = data.masked_fill(~mask[..., None], 0.0)
             present = mask.any(dim=1)
-        mean = (data.sum(-1, keepdim=True) + codes.sum(-1, keepdim=True)) / d_all
-        square = torch.linalg.vector_norm(data, dim=-1, keepdim=True).square()
-        variance = (square + codes.square().sum(-1, keepdim=True)) / d_all - mean.square()
+        # A difference of large numbers: in half precision nothing would be left of it.
+        wide = torch.promote_types(data.dtype, torch.float32)
+        mean = (data.sum(-1, keepdim=True, dtype=wide) + codes.sum(-1, keepdim=True, dtype=wide)) / d_all
+        square = torch.linalg.vector_norm(data, dim=-1, keepdim=True, dtype=wide).square()
+        variance = (square + codes.to(wide).square().sum(-1, keepdim=True)) / d_all - mean.square()
         inverse_std = (variance.clamp_min(0.0) + eps).rsqrt()
         # Autocast would cast them at each of their uses.
         dtype = compute_dtype(data)
@@ -263,7 +265,8 @@ class InputAttention(Attention):
         if x.mask is not None:
             score = score.masked_fill(~x.mask[..., None], torch.finfo(score.dtype).min)
         attention = torch.softmax(score, dim=1)
-        read = torch.bmm((self.drop_attention(attention) * x.inverse_std).transpose(1, 2), x.values)
+        weighted = (self.drop_attention(attention) * x.inverse_std).to(x.values.dtype)
+        read = torch.bmm(weighted.transpose(1, 2), x.values)
         # (batch, heads, num_latents, columns) times (heads, columns, d_latents)
         output = torch.einsum("bhlc,hcd->bld", read.unflatten(1, (self.num_heads, -1)), x.columns(values, 1))
         return output, attention.unflatten(2, (self.num_heads, -1)).permute(0, 2, 3, 1)

@@ -16,6 +16,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from ..configuration import HighMMTConfig, ParameterGroups, interaction_name
+from .checks import check_labels, check_mask, check_names, check_values
 from .heads import INITIAL_LOG_SCALE, RetrievalHead, build_head, complete_pairs, task_loss
 from .layers import (
     CrossmodalTransformer,
@@ -59,7 +60,23 @@ class HighMMTPreTrainedModel(PreTrainedModel):
     config_class = HighMMTConfig
     base_model_prefix = "highmmt"
     main_input_name = "inputs"
-    _no_split_modules = ["UnimodalEncoder", "CrossmodalTransformer"]
+    # Small, and its parts read each other's weights: an automatic device map puts all of it on one device.
+    _no_split_modules = ["HighMMTModel"]
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """The model of a folder or of the Hub; see `PreTrainedModel.from_pretrained`.
+
+        Raises:
+            ValueError: `device_map` names several devices, or the disk.
+        """
+        devices = kwargs.get("device_map")
+        if isinstance(devices, Mapping) and (len(set(devices.values())) > 1 or "disk" in devices.values()):
+            raise ValueError(
+                f"device_map={dict(devices)}: HighMMT is one small model that works on one device; give "
+                "device_map='auto' or the name of the device."
+            )
+        return super().from_pretrained(*args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -168,17 +185,17 @@ class HighMMTModel(HighMMTPreTrainedModel):
         self, inputs: Mapping[str, Mapping[str, Tensor]], masks: Mapping[str, Mapping[str, Tensor]]
     ) -> dict[str, dict[str, InputSequence]]:
         """Inputs as sequences of standard width, tasks and modalities in the config's order."""
+        check_names("inputs: task", inputs, self.config.tasks)
         if not inputs:
             raise ValueError("inputs is empty: give at least one task, as {task: {modality: tensor}}.")
-        _check_names("inputs: task", inputs, self.config.tasks)
-        _check_names("attention_mask: task", masks, inputs)
+        check_names("attention_mask: task", masks, inputs)
         sequences: dict[str, dict[str, InputSequence]] = {}
         for task, task_config in self.config.tasks.items():
             if task not in inputs:
                 continue
             given, task_masks = inputs[task], masks.get(task, {})
-            _check_names(f"Task {task!r}: modality", given, task_config.modalities)
-            _check_names(f"Task {task!r}: mask of modality", task_masks, given)
+            check_names(f"Task {task!r}: modality", given, task_config.modalities)
+            check_names(f"Task {task!r}: mask of modality", task_masks, given)
             sequences[task] = {
                 modality: self._sequence(task, modality, given[modality], task_masks.get(modality))
                 for modality in task_config.modalities
@@ -194,40 +211,15 @@ class HighMMTModel(HighMMTPreTrainedModel):
     def _sequence(self, task: str, modality: str, values: Tensor, mask: Tensor | None) -> InputSequence:
         description = self.config.modalities[modality]
         where = f"Task {task!r}, modality {modality!r}"
-        num_axes = description.num_axes
+        check_values(where, values, description, self.device)
         if description.vocab_size is not None:
-            if values.dim() != num_axes + 1 or values.is_floating_point():
-                raise ValueError(
-                    f"{where}: expected whole-number token ids (batch, {num_axes} axes), got {values.dtype} of shape "
-                    f"{tuple(values.shape)}."
-                )
-            if not torch.compiler.is_compiling() and values.numel():
-                low, high = int(values.min()), int(values.max())
-                if low < 0 or high >= description.vocab_size:
-                    raise ValueError(
-                        f"{where}: token ids run from {low} to {high}; the vocabulary has {description.vocab_size}."
-                    )
             values = self.token_embeddings[modality](values)
-        elif values.dim() != num_axes + 2 or values.shape[-1] != description.num_channels:
-            raise ValueError(
-                f"{where}: expected (batch, {num_axes} axes, {description.num_channels} channels), "
-                f"got shape {tuple(values.shape)}."
-            )
-        elif not values.is_floating_point():
+        elif values.dtype != self.dtype:
             values = values.to(self.dtype)
         shape = values.shape[1:-1]
         if mask is not None:
-            if mask.shape != values.shape[:-1]:
-                raise ValueError(f"{where}: mask has shape {tuple(mask.shape)}, expected {tuple(values.shape[:-1])}.")
+            check_mask(where, mask, values, self.device)
             mask = mask.to(torch.bool)
-        if 0 in shape:
-            raise ValueError(
-                f"{where}: an axis of shape {tuple(values.shape)} is empty; pad absent samples and mask them."
-            )
-        if description.max_length is not None and shape[0] > description.max_length:
-            raise ValueError(
-                f"{where}: {shape[0]} elements on the first axis; max_length is {description.max_length}."
-            )
         positions = self._positions(modality, shape, mask, values.device)
         codes = self._with_modality_embedding(modality, positions).to(values.dtype)
         data = values.flatten(1, -2)
@@ -372,10 +364,11 @@ class HighMMTModel(HighMMTPreTrainedModel):
     ) -> tuple[Tensor | None, dict[str, Tensor] | None]:
         if labels is None:
             return None, None
-        _check_names("labels: task", labels, logits)
+        check_names("labels: task", labels, logits)
         tasks, losses = self.config.tasks, {}
         for task, target in labels.items():
-            if tasks[task].problem_type == "retrieval" and len(target) == len(states[task]):
+            check_labels(task, tasks[task], target, self.device)
+            if tasks[task].problem_type == "retrieval" and target.shape[:1] == states[task].shape[:1]:
                 target = target.masked_fill(~complete_pairs(states[task]), -100)
             losses[task] = task_loss(task, tasks[task], logits[task], target)
         if losses and self.training and torch.is_grad_enabled():
@@ -534,27 +527,22 @@ def _zero_where_absent(slot: Tensor | None, masks: list[Tensor | None], like: Te
     return slot
 
 
-def _check_names(what: str, given: Iterable[str], known: Iterable[str]) -> None:
-    known = list(known)
-    for name in given:
-        if name not in known:
-            raise ValueError(f"{what} {name!r} is unknown; there are {', '.join(known) or 'none'}.")
-
-
 def _check_finite(sequences: Mapping[str, Mapping[str, InputSequence]]) -> None:
-    """Every element's deviation is a number; asked once for all inputs, as each question waits for the device."""
+    """Every element has a deviation; asked once for all inputs, as each question waits for the device."""
     if torch.compiler.is_compiling():
         return
-    sums = [sequence.inverse_std.sum() for modalities in sequences.values() for sequence in modalities.values()]
-    if bool(torch.isfinite(torch.stack(sums).sum())):
+    # The reciprocal is NaN where a value is no finite number, and 0 where its square is none.
+    smallest = [sequence.inverse_std.amin() for modalities in sequences.values() for sequence in modalities.values()]
+    if bool((torch.stack(smallest) > 0).all()):
         return
     for task, modalities in sequences.items():
         for modality, sequence in modalities.items():
-            bad = (~torch.isfinite(sequence.inverse_std)).any(dim=(1, 2)).nonzero().flatten().tolist()
+            bad = (~(sequence.inverse_std > 0)).any(dim=(1, 2)).nonzero().flatten().tolist()
             if bad:
+                finite = bool(torch.isfinite(sequence.values).all())
+                what = "values too large to be squared" if finite else "NaN or infinite values"
                 raise ValueError(
-                    f"Task {task!r}, modality {modality!r}: NaN or infinite values in sample {bad[0]} of the batch "
-                    f"({len(bad)} in all)."
+                    f"Task {task!r}, modality {modality!r}: {what} in sample {bad[0]} of the batch ({len(bad)} in all)."
                 )
 
 

@@ -486,57 +486,6 @@ def test_batch_norm_survives_a_batch_of_one_while_training() -> None:
     assert torch.isfinite(output.loss)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda x: x.clear(), "inputs is empty"),
-        (lambda x: x.update(four=x["two"]), "task 'four' is unknown; there are two, three, one"),
-        (lambda x: x["two"].update(smell=x["two"]["sound"]), "Task 'two': modality 'smell' is unknown"),
-        (lambda x: x.update(two={}), "Task 'two': no modality was given"),
-        (
-            lambda x: x["two"].update(sound=torch.zeros(3, 6, 4)),
-            "Task 'two', modality 'sound': expected (batch, 1 axes, 5",
-        ),
-        (lambda x: x["two"].update(sound=torch.zeros(3, 6, 2, 5)), "got shape (3, 6, 2, 5)"),
-        (
-            lambda x: x["two"].update(sound=torch.zeros(4, 6, 5)),
-            "batch sizes differ between modalities: sound 4, image 3",
-        ),
-        (lambda x: x["two"].update(sound=torch.full((3, 6, 5), float("nan"))), "NaN or infinite values in sample 0"),
-        (lambda x: x["two"].update(sound=torch.zeros(3, 0, 5)), "is empty"),
-    ],
-)
-def test_bad_inputs_are_refused_by_name(change, message: str) -> None:
-    inputs = batch({"two": 3})
-    change(inputs)
-    with pytest.raises(ValueError) as error:
-        tiny_model()(inputs=inputs)
-    assert message in str(error.value)
-
-
-def test_a_sample_without_any_modality_is_refused_with_its_index() -> None:
-    mask = torch.ones(3, 6, dtype=torch.bool)
-    mask[2] = False
-    picture = torch.ones(3, 3, 4, dtype=torch.bool)
-    picture[2] = False
-    with pytest.raises(ValueError, match="Task 'two': sample 2 of the batch has no modality"):
-        tiny_model()(inputs=batch({"two": 3}), attention_mask={"two": {"sound": mask, "image": picture}})
-
-
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        ({"two": torch.tensor([0, 1, 3])}, "label 3 is not a class from 0 to 2"),
-        ({"two": torch.tensor([0, 1])}, "labels have shape (2,), expected (3,)"),
-        ({"three": torch.zeros(3, 2)}, "task 'three' is unknown; there are two"),
-    ],
-)
-def test_bad_labels_are_refused_by_name(labels: dict, message: str) -> None:
-    with pytest.raises(ValueError) as error:
-        tiny_model()(inputs=batch({"two": 3}), labels=labels)
-    assert message in str(error.value)
-
-
 def test_a_split_model_is_not_split_again() -> None:
     model = tiny_model()
     nodes = model.config.modality_task_pairs(), model.config.interactions()
