@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..configuration import HighMMTConfig, ModalityConfig
 
@@ -430,7 +431,7 @@ def _last(latents: Tensor, mask: Tensor | None) -> Tensor:
     return latents[torch.arange(len(latents), device=latents.device), places]
 
 
-class UnimodalLayer(nn.Module):
+class UnimodalLayer(GradientCheckpointingLayer):
     """One layer of the unimodal encoder: read the input, feed-forward, transform the latents."""
 
     def __init__(self, config: HighMMTConfig) -> None:
@@ -468,7 +469,7 @@ class UnimodalEncoder(nn.Module):
         return list(latents.split([len(sequence.values) for sequence in sequences])), weights
 
 
-class CrossmodalLayer(nn.Module):
+class CrossmodalLayer(GradientCheckpointingLayer):
     """One layer of the crossmodal transformer: read another modality's latents, feed-forward, transform."""
 
     def __init__(self, config: HighMMTConfig) -> None:

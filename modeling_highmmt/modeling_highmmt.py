@@ -60,6 +60,7 @@ class HighMMTPreTrainedModel(PreTrainedModel):
     config_class = HighMMTConfig
     base_model_prefix = "highmmt"
     main_input_name = "inputs"
+    supports_gradient_checkpointing = True
     # Small, and its parts read each other's weights: an automatic device map puts all of it on one device.
     _no_split_modules = ["HighMMTModel"]
 
@@ -77,6 +78,13 @@ class HighMMTPreTrainedModel(PreTrainedModel):
                 "device_map='auto' or the name of the device."
             )
         return super().from_pretrained(*args, **kwargs)
+
+    def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
+        function = args[0] if args else kwargs.get("gradient_checkpointing_func")
+        if enable and getattr(function, "keywords", {}).get("use_reentrant"):
+            # Layers take lists of tensors, whose gradients that way of checkpointing loses without a word.
+            raise ValueError("HighMMT's layers take lists of tensors: checkpoint them with use_reentrant=False.")
+        super()._set_gradient_checkpointing(enable, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -190,6 +198,7 @@ class HighMMTModel(HighMMTPreTrainedModel):
             raise ValueError("inputs is empty: give at least one task, as {task: {modality: tensor}}.")
         check_names("attention_mask: task", masks, inputs)
         sequences: dict[str, dict[str, InputSequence]] = {}
+        device, dtype = self.device, self.dtype
         for task, task_config in self.config.tasks.items():
             if task not in inputs:
                 continue
@@ -197,7 +206,7 @@ class HighMMTModel(HighMMTPreTrainedModel):
             check_names(f"Task {task!r}: modality", given, task_config.modalities)
             check_names(f"Task {task!r}: mask of modality", task_masks, given)
             sequences[task] = {
-                modality: self._sequence(task, modality, given[modality], task_masks.get(modality))
+                modality: self._sequence(task, modality, given[modality], task_masks.get(modality), device, dtype)
                 for modality in task_config.modalities
                 if modality in given
             }
@@ -208,19 +217,27 @@ class HighMMTModel(HighMMTPreTrainedModel):
         _check_finite(sequences)
         return sequences
 
-    def _sequence(self, task: str, modality: str, values: Tensor, mask: Tensor | None) -> InputSequence:
+    def _sequence(
+        self,
+        task: str,
+        modality: str,
+        values: Tensor,
+        mask: Tensor | None,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> InputSequence:
         description = self.config.modalities[modality]
         where = f"Task {task!r}, modality {modality!r}"
-        check_values(where, values, description, self.device)
+        check_values(where, values, description, device)
         if description.vocab_size is not None:
             values = self.token_embeddings[modality](values)
-        elif values.dtype != self.dtype:
-            values = values.to(self.dtype)
+        else:
+            values = values.to(dtype)
         shape = values.shape[1:-1]
         if mask is not None:
-            check_mask(where, mask, values, self.device)
+            check_mask(where, mask, values, device)
             mask = mask.to(torch.bool)
-        positions = self._positions(modality, shape, mask, values.device)
+        positions = self._positions(modality, shape, mask, device)
         codes = self._with_modality_embedding(modality, positions).to(values.dtype)
         data = values.flatten(1, -2)
         flat_mask = mask.flatten(1) if mask is not None else None
