@@ -11,6 +11,7 @@ Everything here equals the paper's equations exactly (up to rounding) but is com
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,17 +28,20 @@ from ..configuration import HighMMTConfig, ModalityConfig
 _BLOCK_BYTES = 2**22
 
 
+def _fourier_features(points: Tensor, num_bands: int, max_frequency: float) -> Tensor:
+    """Sines, cosines and the points `(...)` themselves, `(..., 2 * num_bands + 1)` in fp32."""
+    last = math.log2(max_frequency / 2.0)
+    exponents = torch.linspace(1.0, last, num_bands, dtype=points.dtype, device=points.device)
+    angles = torch.pi * points[..., None] * exponents.exp2()
+    return torch.cat([angles.sin(), angles.cos(), points[..., None]], dim=-1).to(torch.float32)
+
+
 @lru_cache(maxsize=512)
 def _axis_positions(size: int, num_bands: int, max_frequency: float, device: torch.device) -> Tensor:
     # A tensor first made inside inference mode could not be used for training later.
     with torch.inference_mode(False), torch.no_grad():
-        grid = torch.linspace(-1.0, 1.0, size, dtype=torch.float64)
-        exponents = torch.linspace(
-            1.0, float(torch.tensor(max_frequency / 2.0).log2()), num_bands, dtype=torch.float64
-        )
-        angles = torch.pi * grid[:, None] * exponents.exp2()
-        code = torch.cat([angles.sin(), angles.cos(), grid[:, None]], dim=1)
-        return code.to(device=device, dtype=torch.float32)
+        points = torch.arange(size, dtype=torch.float64) * 2 / max(size - 1, 1) - 1
+        return _fourier_features(points, num_bands, max_frequency).to(device)
 
 
 def axis_positions(size: int, num_bands: int, max_frequency: float, device: torch.device | str = "cpu") -> Tensor:
@@ -83,6 +87,33 @@ def grid_positions(shape: Sequence[int], modality: ModalityConfig, device: torch
         view[axis] = size
         codes.append(code.view(view).expand(*shape, -1))
     return torch.cat(codes, dim=-1).reshape(elements, -1)
+
+
+def ragged_positions(lengths: Tensor, shape: Sequence[int], modality: ModalityConfig) -> Tensor:
+    """Positions of every element of padded samples, each of which spans -1 to 1 by its own size.
+
+    Args:
+        lengths: size of each sample along each axis, `(batch, axes)`, at least 1.
+        shape: size of each axis with padding.
+        modality: as for `grid_positions`; with `max_length` the first axis stands where it does in any other sample.
+
+    Returns:
+        `(batch, elements, num_position_channels)`. What lies beyond a sample's size is padding and means nothing.
+    """
+    # Grids are made in float64 too; not every accelerator has it.
+    dtype = torch.float32 if lengths.device.type == "mps" else torch.float64
+    codes = []
+    for axis, size in enumerate(shape):
+        span = lengths[:, axis, None]
+        if axis == 0 and modality.max_length is not None:
+            span = torch.full_like(span, modality.max_length)
+        index = torch.arange(size, dtype=dtype, device=lengths.device)
+        points = index * 2 / (span - 1).clamp_min(1) - 1  # (batch, size)
+        code = _fourier_features(points, modality.num_frequency_bands, float(modality.max_frequency))
+        view = [len(lengths), *[1] * len(shape), code.shape[-1]]
+        view[1 + axis] = size
+        codes.append(code.view(view).expand(-1, *shape, -1))
+    return torch.cat(codes, dim=-1).flatten(1, -2)
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:

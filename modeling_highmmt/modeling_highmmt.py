@@ -24,6 +24,7 @@ from .layers import (
     InputSequence,
     UnimodalEncoder,
     grid_positions,
+    ragged_positions,
 )
 
 
@@ -248,21 +249,10 @@ class HighMMTModel(HighMMTPreTrainedModel):
     def _positions(self, modality: str, shape: torch.Size, mask: Tensor | None, device: torch.device) -> Tensor:
         """`(elements, width)`; `(batch, elements, width)` where samples of unequal length span -1 to 1 each."""
         description = self.config.modalities[modality]
-        first_relative = 0 if description.max_length is None else 1
-        if mask is None or not description.ordered or first_relative == len(shape):
+        absolute = description.max_length is not None and len(shape) == 1
+        if mask is None or absolute or not description.ordered:
             return grid_positions(shape, description, device)
-        extents = axis_extents(mask)
-        # With max_length the first axis is absolute: where its elements stand does not depend on how many there are.
-        extents[:, :first_relative] = shape[0]
-        samples = [tuple(sample) for sample in extents.tolist()]
-        grids = {}
-        for sample in set(samples):
-            grid = grid_positions(sample, description, device).view(*sample, -1)
-            padding = [0, 0]
-            for size, full in zip(reversed(sample), reversed(shape), strict=True):
-                padding += [0, full - size]
-            grids[sample] = F.pad(grid, padding).flatten(0, -2)
-        return grids[samples[0]] if len(grids) == 1 else torch.stack([grids[sample] for sample in samples])
+        return ragged_positions(axis_extents(mask), shape, description)
 
     def _with_modality_embedding(self, modality: str, positions: Tensor) -> Tensor:
         column = self.modality_columns[modality]
@@ -558,9 +548,8 @@ def _check_finite(sequences: Mapping[str, Mapping[str, InputSequence]]) -> None:
             if bad:
                 finite = bool(torch.isfinite(sequence.values).all())
                 what = "values too large to be squared" if finite else "NaN or infinite values"
-                raise ValueError(
-                    f"Task {task!r}, modality {modality!r}: {what} in sample {bad[0]} of the batch ({len(bad)} in all)."
-                )
+                where = f"Task {task!r}, modality {modality!r}"
+                raise ValueError(f"{where}: {what} in sample {bad[0]} of the batch ({len(bad)} in all).")
 
 
 def _check_batch(task: str, sequences: Mapping[str, InputSequence]) -> None:

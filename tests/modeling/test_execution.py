@@ -72,7 +72,7 @@ def assert_equal_gradients(found: dict[str, Tensor], expected: dict[str, Tensor]
         torch.testing.assert_close(found[name] / scale, gradient / scale, atol=tolerance, rtol=0, msg=name)
 
 
-# --- Gradient checkpointing -------------------------------------------------------------------------------------------
+# --- Gradient checkpointing ------------------------------------------------------------------------------------------
 
 
 @contextmanager
