@@ -2,7 +2,7 @@
 
 from .model_card import model_card
 from .report import write_pictures, write_report
-from .run_folder import load_model_folder, open_run_folder
+from .run_folder import load_model, load_model_folder, open_run_folder
 from .study import KINDS, METHODS, Study, StudySettings, measure_or_read, run_study, select_tasks
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "METHODS",
     "Study",
     "StudySettings",
+    "load_model",
     "load_model_folder",
     "measure_or_read",
     "model_card",

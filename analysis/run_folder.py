@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,22 +86,21 @@ def load_model_folder(folder: Path) -> tuple[HighMMTModel, HighMMTProcessor]:
         FileNotFoundError: there is no such folder, or it lacks a file of a model folder.
         ValueError: a file is broken, or the weights are not those of the configuration; the message names the folder.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: there is no such model folder.")
-    for name in MODEL_FILES:
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} is no model folder: it has no {name}.")
-    verbosity = transformers.logging.get_verbosity()
-    # What goes wrong is raised below, once.
-    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
-    try:
+    _require_files(folder, MODEL_FILES)
+    model = load_model(folder)
+    with _loading(folder):
+        return model, HighMMTProcessor.from_pretrained(folder)
+
+
+def load_model(folder: Path) -> HighMMTModel:
+    """Model, ready to predict, of a model folder, which needs no processor.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_model_folder`.
+    """
+    _require_files(folder, MODEL_FILES[:2])
+    with _loading(folder):
         loaded: Any = HighMMTModel.from_pretrained(folder, output_loading_info=True)
-        processor = HighMMTProcessor.from_pretrained(folder)
-    except _UNREADABLE as error:
-        reason = " ".join(str(error.__cause__ or error).split())
-        raise ValueError(f"{folder}: this model folder is broken and cannot be loaded ({reason}).") from error
-    finally:
-        transformers.logging.set_verbosity(verbosity)
     model, info = loaded
     for what in ("missing", "unexpected"):
         if names := sorted(info[f"{what}_keys"]):
@@ -109,4 +109,26 @@ def load_model_folder(folder: Path) -> tuple[HighMMTModel, HighMMTProcessor]:
                 f"({len(names)} in all)."
             )
     model.eval()
-    return model, processor
+    return model
+
+
+def _require_files(folder: Path, names: tuple[str, ...]) -> None:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: there is no such model folder.")
+    for name in names:
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} is no model folder: it has no {name}.")
+
+
+@contextmanager
+def _loading(folder: Path) -> Iterator[None]:
+    """Whatever goes wrong with a folder's files as one error that names the folder."""
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
+    try:
+        yield
+    except _UNREADABLE as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise ValueError(f"{folder}: this model folder is broken and cannot be loaded ({reason}).") from error
+    finally:
+        transformers.logging.set_verbosity(verbosity)

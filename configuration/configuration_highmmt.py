@@ -292,8 +292,8 @@ class HighMMTConfig(PreTrainedConfig):
     @property
     def d_all(self) -> int:
         """Width of a standardised sequence element, `max(channels + positions) + modality embedding` (eq. in B.1)."""
-        widths = (modality.num_channels + modality.num_position_channels for modality in self.modalities.values())
-        return max(widths, default=0) + self.num_modality_channels
+        widths = [modality.num_channels + modality.num_position_channels for modality in self.modalities.values()]
+        return max([0, *widths]) + self.num_modality_channels
 
     def modality_task_pairs(self) -> list[str]:
         """Nodes of the unimodal matrix, `"task/modality"`, in the order of the tasks and their modalities."""

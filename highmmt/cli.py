@@ -1,4 +1,4 @@
-"""The command line: `highmmt run`, a command for each of its stages, `predict`, `evaluate`, `inspect`, `convert`."""
+"""The command line: `highmmt run`, a command for each of its stages, and what can be done with a model or a suite."""
 
 from __future__ import annotations
 
@@ -64,6 +64,13 @@ class Recipe(str, Enum):
     pretrain = "pretrain"
     finetune = "finetune"
     single_task = "single_task"
+
+
+class ProgramFormat(str, Enum):
+    """What `highmmt export` can write."""
+
+    onnx = "onnx"
+    pt2 = "pt2"
 
 
 class Split(str, Enum):
@@ -359,6 +366,36 @@ def convert(
 
         model = convert_original_checkpoint(checkpoint, folder)
     _tell(f"{folder}: {model.num_parameters():,} parameters, tasks {', '.join(model.config.tasks)}.")
+
+
+@app.command()
+def export(
+    model: ModelArgument,
+    task: Annotated[str, typer.Option(help="Which of the model's tasks.", rich_help_panel=_DATA, show_default=False)],
+    format: Annotated[  # noqa: A002
+        ProgramFormat,
+        typer.Option(help="onnx: for any runtime. pt2: for torch.export.load.", rich_help_panel=_RESULT),
+    ] = ProgramFormat.onnx,
+    output: Annotated[
+        Path | None, typer.Option(help="File to write. Default: TASK.onnx or TASK.pt2, here.", rich_help_panel=_RESULT)
+    ] = None,
+) -> None:
+    """One task of a saved model as a program that runs without this package.
+
+    Its inputs are the task's encoded modalities and a mask for each, its output the logits; any batch size, any
+    length. The file is written once its logits are the model's.
+
+    Example: highmmt export runs/starter/finetuned --task digits --format onnx --output digits.onnx
+    """
+    with _writes_to(output.parent if output else Path()):
+        _prepare_libraries()
+        from .commands import export_folder
+
+        written, description = export_folder(model, task, format.value, output)
+    table = _table(f"{written}, task {task}", "name", "type", "shape")
+    for entry in (*description["inputs"], *description["outputs"]):
+        table.add_row(entry["name"], entry["dtype"], " x ".join(map(str, entry["shape"])))
+    out.print(table)
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from torch import Tensor
 from .analysis import (
     KINDS,
     StudySettings,
+    load_model,
     load_model_folder,
     measure_or_read,
     model_card,
@@ -34,6 +35,7 @@ from .configuration import ParameterGroups
 from .configuration.files import write_bytes, write_json
 from .heterogeneity import HeterogeneityMatrix, cluster_parameter_groups
 from .modeling_highmmt import HighMMTModel, labelled
+from .modeling_highmmt.export import Format, describe_program, save_program
 from .modeling_highmmt.heads import RetrievalHead
 from .processing import HighMMTProcessor
 from .processing.rows import is_list, plain_array
@@ -310,6 +312,38 @@ def _search(model: HighMMTModel, task: str, embeddings: Tensor) -> list[dict[str
             for row, found in enumerate(matches, start):
                 table[row].update(name_matches(modality, found))
     return table
+
+
+def export_folder(
+    folder: Path, task: str, file_format: Format, output: Path | None = None
+) -> tuple[Path, dict[str, Any]]:
+    """One task of a saved model as a program in a file.
+
+    Args:
+        folder: model folder.
+        task: one of its tasks.
+        file_format: `"onnx"` or `"pt2"`.
+        output: file to write; None for `<task>.<file_format>` in the working directory.
+
+    Returns:
+        The file written, and what its inputs and outputs are.
+
+    Raises:
+        FileNotFoundError: no such model folder.
+        ValueError: an unknown task, an output that is a folder, a library of the extra `onnx` that is not installed,
+            or a program that does not give the model's logits.
+    """
+    output = output or Path(f"{task}.{file_format}")
+    if output.is_dir():
+        raise ValueError(f"{output} is a folder; name a file with --output.")
+    _require_writable(output)
+    model = load_model(folder)
+    if task not in model.config.tasks:
+        raise ValueError(f"{folder} has no task {task!r}{did_you_mean(task, model.config.tasks, 'Tasks')}")
+    try:
+        return save_program(model, task, output, file_format), describe_program(model, task)
+    except ImportError as error:
+        raise ValueError(str(error)) from error
 
 
 def _require_writable(path: Path) -> None:

@@ -47,7 +47,7 @@ def check_values(where: str, values: Any, modality: ModalityConfig, device: torc
             )
     elif values.dim() != modality.num_axes + 2 or shape[-1] != modality.num_channels:
         raise ValueError(f"{where}: expected (batch, {axes}, {modality.num_channels} channels), got shape {shape}.")
-    if not len(values):
+    if shape[0] == 0:
         raise ValueError(f"{where}: a batch of shape {shape} is empty; leave out tasks without samples.")
     lengths = shape[1 : 1 + modality.num_axes]
     if 0 in lengths:

@@ -110,7 +110,7 @@ def ragged_positions(lengths: Tensor, shape: Sequence[int], modality: ModalityCo
         index = torch.arange(size, dtype=dtype, device=lengths.device)
         points = index * 2 / (span - 1).clamp_min(1) - 1  # (batch, size)
         code = _fourier_features(points, modality.num_frequency_bands, float(modality.max_frequency))
-        view = [len(lengths), *[1] * len(shape), code.shape[-1]]
+        view = [lengths.shape[0], *[1] * len(shape), code.shape[-1]]
         view[1 + axis] = size
         codes.append(code.view(view).expand(-1, *shape, -1))
     return torch.cat(codes, dim=-1).flatten(1, -2)
@@ -167,7 +167,7 @@ class InputSequence:
         inverse_std = (variance.clamp_min(0.0) + eps).rsqrt()
         # Autocast would cast them at each of their uses.
         dtype = compute_dtype(data)
-        parts = [part.to(dtype) for part in (data, codes.expand(len(data), -1, -1), mean)]
+        parts = [part.to(dtype) for part in (data, codes.expand(data.shape[0], -1, -1), mean)]
         return cls(torch.cat(parts, dim=-1), data.shape[-1], codes.shape[-1], mask, present, inverse_std)
 
     def project(self, norm: nn.LayerNorm, linear: nn.Module) -> Tensor:
@@ -282,7 +282,7 @@ class InputAttention(Attention):
         if latents.dim() == 2:
             queries = [self._queries(normed, keys)] * len(sequences)
         else:
-            parts = normed.split([len(sequence.values) for sequence in sequences])
+            parts = normed.split([sequence.values.shape[0] for sequence in sequences])
             queries = [self._queries(part, keys) for part in parts]
         read = [self._read(query, values, x) for query, x in zip(queries, sequences, strict=True)]
         output = torch.cat([part for part, _ in read])
@@ -387,6 +387,16 @@ class GatedGelu(torch.autograd.Function):
         return result
 
 
+def gated_gelu(joined: Tensor) -> Tensor:
+    """`value * gelu(gate)` of `[value | gate]`, `(..., 2n)` to `(..., n)`."""
+    if not torch.compiler.is_compiling():
+        product: Tensor = GatedGelu.apply(joined)[0]
+        return product
+    # Compilers fuse these themselves, and cannot look into tensors that are written in place.
+    value, gate = joined.chunk(2, dim=-1)
+    return value * F.gelu(gate)
+
+
 class FeedForward(nn.Module):
     """Gated feed-forward `z + Linear(4d -> d)(a * gelu(b))` with `[a | b] = Linear(d -> 8d)(norm(z))`."""
 
@@ -400,7 +410,7 @@ class FeedForward(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """`(..., d_latents)` to `(..., d_latents)`, the residual included."""
-        if latents.device.type != "cpu":
+        if latents.device.type != "cpu" or torch.compiler.is_compiling():
             return self._transform(latents)
         # The inner width is 8 d_latents: whole, it would travel to memory and back; in blocks it stays in the cache.
         rows = _BLOCK_BYTES // (self.up_proj.out_features * compute_dtype(latents).itemsize)
@@ -410,7 +420,7 @@ class FeedForward(nn.Module):
         return torch.cat([self._transform(block) for block in blocks]).view_as(latents)
 
     def _transform(self, latents: Tensor) -> Tensor:
-        return self.dropout(self.down_proj(GatedGelu.apply(self.up_proj(self.norm(latents)))[0])) + latents
+        return self.dropout(self.down_proj(gated_gelu(self.up_proj(self.norm(latents))))) + latents
 
 
 class LatentBlock(nn.Module):
@@ -459,7 +469,7 @@ def _last(latents: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return latents[:, -1]
     places = torch.arange(mask.shape[1], device=mask.device).expand_as(mask).masked_fill(~mask, 0).amax(dim=1)
-    return latents[torch.arange(len(latents), device=latents.device), places]
+    return latents[torch.arange(latents.shape[0], device=latents.device), places]
 
 
 class UnimodalLayer(GradientCheckpointingLayer):
@@ -497,7 +507,7 @@ class UnimodalEncoder(nn.Module):
         for layer in self.layers:
             latents, attention = layer(latents, sequences)
             weights.append(attention)
-        return list(latents.split([len(sequence.values) for sequence in sequences])), weights
+        return list(latents.split([sequence.values.shape[0] for sequence in sequences])), weights
 
 
 class CrossmodalLayer(GradientCheckpointingLayer):
@@ -567,13 +577,13 @@ class CrossmodalTransformer(nn.Module):
             torch.cat([torch.cat([readers[place][slot] for place in of_count]) for slot in range(count)], dim=1)
             for count, of_count in places.items()
         ]
-        sizes = [len(batch) * count for batch, count in zip(batches, places, strict=True)]
+        sizes = [batch.shape[0] * count for batch, count in zip(batches, places, strict=True)]
         weights = []
         for index, layer in enumerate(self.layers):
             z, attention = layer(batches, streams, last_only=index == len(self.layers) - 1)
             # After the last layer a reader has one latent left.
             parts = zip(z.split(sizes), batches, strict=True)
-            streams = [part.view(len(batch), -1, z.shape[-1]) for part, batch in parts]
+            streams = [part.view(batch.shape[0], -1, z.shape[-1]) for part, batch in parts]
             by_place = _by_place(attention, contexts, places)
             weights.append([list(joint.split(contexts[0].shape[1], dim=2)) for joint in by_place])
         vectors = _by_place(streams, contexts, places)
@@ -586,7 +596,7 @@ def _by_place(
     """Each context's part of joint batches, in the order of the contexts."""
     parts: list[Tensor] = list(contexts)
     for batch, of_count in zip(batches, places.values(), strict=True):
-        for place, part in zip(of_count, batch.split([len(contexts[place]) for place in of_count]), strict=True):
+        for place, part in zip(of_count, batch.split([contexts[place].shape[0] for place in of_count]), strict=True):
             parts[place] = part
     return parts
 

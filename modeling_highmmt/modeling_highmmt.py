@@ -527,7 +527,7 @@ def drop_elements(mask: Tensor | None, data: Tensor, share: float) -> Tensor:
 
 def _zero_where_absent(slot: Tensor | None, masks: list[Tensor | None], like: Tensor, width: int) -> Tensor:
     if slot is None:
-        return like.new_zeros(len(like), width)
+        return like.new_zeros(like.shape[0], width)
     for mask in masks:
         if mask is not None:
             slot = slot.masked_fill(~mask[:, None], 0.0)
@@ -556,8 +556,8 @@ def _check_batch(task: str, sequences: Mapping[str, InputSequence]) -> None:
     """Same batch size for every modality of a task, and no sample without any modality."""
     if not sequences:
         raise ValueError(f"Task {task!r}: no modality was given.")
-    sizes = {name: len(sequence.values) for name, sequence in sequences.items()}
-    if len(set(sizes.values())) > 1:
+    sizes = {name: sequence.values.shape[0] for name, sequence in sequences.items()}
+    if any(size != next(iter(sizes.values())) for size in sizes.values()):
         listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
         raise ValueError(f"Task {task!r}: batch sizes differ between modalities: {listed}.")
     present = [sequence.present for sequence in sequences.values()]

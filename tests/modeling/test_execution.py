@@ -60,13 +60,19 @@ def batch(size: int = 3, length: int = 6) -> dict[str, Any]:
     }
 
 
+def only(given: dict[str, Any], task: str) -> dict[str, Any]:
+    """One task of a batch."""
+    return {part: {task: values[task]} for part, values in given.items() if task in values}
+
+
 def gradients_of(model: HighMMTModel, run: Any, given: dict[str, Any]) -> dict[str, Tensor]:
     model.zero_grad()
     run(**given).loss.backward()
-    return {name: parameter.grad for name, parameter in model.named_parameters()}
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
 def assert_equal_gradients(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
+    assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         scale = gradient.abs().max().clamp_min(1e-3).item()
         torch.testing.assert_close(found[name] / scale, gradient / scale, atol=tolerance, rtol=0, msg=name)
@@ -131,3 +137,54 @@ def test_a_checkpointed_model_evaluates_as_before() -> None:
 def test_a_way_of_checkpointing_that_loses_gradients_is_refused() -> None:
     with pytest.raises(ValueError, match="use_reentrant=False"):
         enable_checkpointing(build(), use_reentrant=True)
+
+
+# --- torch.compile ---------------------------------------------------------------------------------------------------
+
+
+def absent(given: dict[str, Any]) -> dict[str, Any]:
+    """The same batch without one task's first modality and its mask."""
+    inputs = {**given["inputs"], "two": {"image": given["inputs"]["two"]["image"]}}
+    masks = {**given["attention_mask"], "two": {"image": given["attention_mask"]["two"]["image"]}}
+    return {**given, "inputs": inputs, "attention_mask": masks}
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    """No graph of another test counts against this one."""
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def compiles(test: Any) -> Any:
+    """Without the compiler's warnings about itself."""
+    quiet = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+    return pytest.mark.usefixtures("fresh_compiler")(quiet(test))
+
+
+@compiles
+def test_a_traced_model_is_one_graph_with_the_same_gradients() -> None:
+    model = build(head_norm="layer_norm").train()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    given = only(batch(), "two")
+    found, expected = (gradients_of(model, run, given) for run in (compiled, model))
+    assert_equal_gradients(found, expected, 1e-5)
+
+
+@pytest.mark.slow
+@compiles
+@pytest.mark.parametrize("changes", [{}, {"modality_embedding": "learned", "num_unimodal_layers": 2}])
+def test_a_compiled_model_gives_the_same_logits_and_gradients(changes: dict[str, Any]) -> None:
+    pytest.importorskip("torch._inductor")
+    model = build(head_norm="layer_norm", **changes).train()
+    compiled = torch.compile(model, fullgraph=True)
+    for given in (batch(), absent(batch()), batch(5, 4)):
+        found, expected = compiled(**given), model(**given)
+        for task, logits in expected.logits.items():
+            torch.testing.assert_close(found.logits[task], logits, atol=1e-5, rtol=1e-5)
+        gradients = [gradients_of(model, run, given) for run in (compiled, model)]
+        assert_equal_gradients(*gradients, 1e-4)
+    model.eval()
+    found, expected = compiled(**batch()), model(**batch())
+    torch.testing.assert_close(found.loss, expected.loss, atol=1e-5, rtol=1e-5)
