@@ -49,7 +49,9 @@ def heads_of(module: Attention, values: Tensor) -> Tensor:
     return values.unflatten(-1, (module.num_heads, module.head_dim)).transpose(1, 2)
 
 
-def attend(module: Attention, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Any:
+def attend(
+    module: Attention, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Softmax attention and output projection as in equations 9 to 11: the output and the weights."""
     score = heads_of(module, module.q_proj(queries)) @ keys.transpose(-1, -2) * module.head_dim**-0.5
     if mask is not None:
@@ -96,16 +98,20 @@ def unfolded_prepare(
     return heads_of(self, self.k_proj(context)), heads_of(self, self.v_proj(context))
 
 
-def unfolded_read(self: LatentAttention, queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+def unfolded_read(
+    self: LatentAttention, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Attention with its query and output projections."""
-    return attend(self, queries, keys, values)  # type: ignore[no-any-return]
+    return attend(self, queries, keys, values, mask)
 
 
-def unfolded_read_last(self: LatentAttention, latents: Tensor) -> tuple[Tensor, Tensor]:
+def unfolded_read_last(
+    self: LatentAttention, latents: Tensor, last: Tensor, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Attention of the last latent with all four projections."""
     normed = self.norm(latents)
     keys, values = heads_of(self, self.k_proj(normed)), heads_of(self, self.v_proj(normed))
-    output, weights = attend(self, normed[:, -1:], keys, values)
+    output, weights = attend(self, self.norm(last)[:, None], keys, values, mask)
     return output[:, 0], weights
 
 
@@ -115,9 +121,11 @@ def feed_forward_with_autograd(self: FeedForward, latents: Tensor) -> Tensor:
     return self.down_proj(value * F.gelu(gate)) + latents
 
 
-def all_latents(self: LatentTransformer, latents: Tensor, *, last_only: bool = False) -> Tensor:
-    """Every latent transformed, also where only the last is read."""
-    z = _transform(self, latents)
+def all_latents(
+    self: LatentTransformer, latents: Tensor, *, last_only: bool = False, mask: Tensor | None = None
+) -> Tensor:
+    """Every latent transformed, also where only the last is read (inputs without padding)."""
+    z = _transform(self, latents, mask=mask)
     return z[:, -1] if last_only else z
 
 
@@ -143,14 +151,10 @@ def keys_for_each_reader(
     """Each reader has the keys and values of its context worked out for itself, in one batch with all others."""
     repeated = [context for context, group in zip(contexts, readers, strict=True) for _ in group]
     vectors, weights = _cross(self, repeated, [[reader] for group in readers for reader in group])
-    results, joined, place = [], [list[Tensor]() for _ in weights], 0
-    for group in readers:
-        rows = slice(place, place + len(group))
-        results.append([vector[0] for vector in vectors[rows]])
-        for target, layer in zip(joined, weights, strict=True):
-            target.append(torch.cat(layer[rows], dim=2))
-        place += len(group)
-    return results, joined
+    starts = [sum(len(group) for group in readers[:place]) for place in range(len(readers))]
+    rows = [slice(first, first + len(group)) for first, group in zip(starts, readers, strict=True)]
+    grouped = [[vector[0] for vector in vectors[part]] for part in rows]
+    return grouped, [[[weight[0] for weight in layer[part]] for part in rows] for layer in weights]
 
 
 def query_for_each_sample(self: InputAttention, latents: Tensor, sequences: Sequence[InputSequence]) -> Any:
@@ -218,8 +222,8 @@ SAVINGS = {
         ((LatentTransformer, "forward", all_latents),),
     ),
     "feed-forward in blocks": Saving(
-        f"{layers._BLOCK_ROWS:,} rows at a time, so that the 8 d_latents wide middle stays in the cache",
-        ((layers, "_BLOCK_ROWS", 1 << 40),),
+        f"{layers._BLOCK_BYTES >> 20} MiB of its 8 d_latents wide middle at a time, which stay in the cache",
+        ((layers, "_BLOCK_BYTES", 1 << 50),),
     ),
     "gate without copies": Saving(
         "d[a | b] is filled in place instead of joined from two gradients",
