@@ -125,6 +125,33 @@ def peak_memory(work: Work) -> int:
     return peak
 
 
+# Kind of work: the torch operations that belong to it.
+_KINDS = {
+    "matrix products": ("mm", "bmm", "addmm", "baddbmm"),
+    "GELU and its gradient": ("gelu", "gelu_backward"),
+    "layer norm": ("native_layer_norm", "native_layer_norm_backward"),
+    "softmax": ("_softmax", "_softmax_backward_data", "_log_softmax", "_log_softmax_backward_data"),
+    "copies, casts, joining, zeroing": ("copy_", "cat", "fill_", "zero_", "clone", "_to_copy", "contiguous"),
+    "elementwise": ("mul", "mul_", "add", "add_", "sub", "neg", "div", "div_", "where", "masked_fill", "pow", "rsqrt"),
+    "sums": ("sum", "mean", "linalg_vector_norm"),
+    "Adam": ("_fused_adam_", "_fused_adamw_"),
+}
+
+
+def time_by_kind(work: Work, repeats: int = 5) -> dict[str, float]:
+    """Share of the processor's time that each kind of operation takes; "other" is allocation, views and Python."""
+    work()
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        for _ in range(repeats):
+            work()
+    kind_of = {f"aten::{name}": kind for kind, names in _KINDS.items() for name in names}
+    shares = {**dict.fromkeys(_KINDS, 0.0), "other": 0.0}
+    for event in profiler.key_averages():
+        shares[kind_of.get(event.key, "other")] += event.self_cpu_time_total
+    total = sum(shares.values())
+    return {kind: time / total for kind, time in shares.items()}
+
+
 def gemm_peak(dtype: torch.dtype, sizes: Sequence[int] = (512, 1024, 2048), repeats: int = 5) -> float:
     """The best rate at which this machine multiplies two square matrices, in operations per second."""
     best = 0.0

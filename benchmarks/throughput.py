@@ -43,6 +43,7 @@ from measuring import (
     save,
     show,
     start,
+    time_by_kind,
 )
 from torch import Tensor, nn
 from transformers import PerceiverConfig, PerceiverModel
@@ -316,6 +317,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ):
         results[title] = measure(title, runs, args.repeats, peaks)
         print_results(title, results[title])
+    ours = works({"ours": whole["ours"]}, "train")
+    results["time_by_kind"] = {precision: time_by_kind(ours[f"ours {precision}"]) for precision in PRECISIONS}
+    rows = [
+        [kind, *(f"{shares[kind]:.0%}" for shares in results["time_by_kind"].values())]
+        for kind in results["time_by_kind"]["fp32"]
+    ]
+    show("Where the time of our training step goes", ["", *PRECISIONS], rows)
     written = results["operations_as_written"] / 1e9
     print(f"{setting.num_samples} samples per step. The inference pass as written is {written:.1f} GFLOP.")
     print("GEMM peak: " + ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in peaks.items()) + ".")

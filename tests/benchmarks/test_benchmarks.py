@@ -64,6 +64,9 @@ def test_throughput_gives_time_operations_and_memory_of_every_contender(
         trained, inferred = (results[title][kind]["ours fp32"]["operations"] for kind in ("train", "infer"))
         assert 2.5 * inferred < trained <= 3.05 * inferred
     assert results["whole model"]["infer"]["ours fp32"]["operations"] < results["operations_as_written"]
+    for shares in results["time_by_kind"].values():
+        assert sum(shares.values()) == pytest.approx(1)
+        assert min(shares["matrix products"], shares["layer norm"], shares["Adam"]) > 0
     printed = capsys.readouterr().out
     assert "whole model: one training step" in printed
     assert "PerceiverModel bf16" in printed
