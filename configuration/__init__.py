@@ -1,6 +1,6 @@
 """What a HighMMT model is made of, as plain data."""
 
 from .configuration_highmmt import HighMMTConfig, ModalityConfig, TaskConfig
-from .parameter_groups import ParameterGroups, interaction_name
+from .parameter_groups import GroupKind, ParameterGroups, interaction_name
 
-__all__ = ["HighMMTConfig", "ModalityConfig", "ParameterGroups", "TaskConfig", "interaction_name"]
+__all__ = ["GroupKind", "HighMMTConfig", "ModalityConfig", "ParameterGroups", "TaskConfig", "interaction_name"]

@@ -4,14 +4,14 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .parameter_groups import ParameterGroups, interaction_name
+from .parameter_groups import GroupKind, ParameterGroups, interaction_name
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression", "retrieval"]
 
@@ -183,6 +183,11 @@ class HighMMTConfig(PreTrainedConfig):
         initializer_range: standard deviation of the initial latents and learned embeddings (public code: 1.0).
         layer_norm_eps: epsilon of every layer norm.
         parameter_groups: the cluster map; None shares everything.
+        group_modalities: for each unimodal group the modalities it was made for; its elements are as wide as those
+            need, with a one-hot column for each of them. None: every group is made for all modalities. Set where a
+            model has grown (`HighMMTModel.add_modality`); groups beyond those of the map wait for a task.
+        group_adapter_rank: None gives every group its own copy of the parameters. A rank r lets the groups share one
+            base, of which each differs by an update of rank r for every linear layer (scale 1: alpha is r).
 
     Raises:
         ValueError: an unknown setting close to a known one, or an impossible modality, task or group.
@@ -217,6 +222,8 @@ class HighMMTConfig(PreTrainedConfig):
     initializer_range: float | int = 1.0
     layer_norm_eps: float = 1e-5
     parameter_groups: dict[str, Any] | ParameterGroups | None = None
+    group_modalities: list[Any] | None = None
+    group_adapter_rank: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         known = [field.name for field in fields(type(self))]
@@ -251,6 +258,8 @@ class HighMMTConfig(PreTrainedConfig):
             if not isinstance(groups, ParameterGroups):
                 groups = ParameterGroups.from_dict(groups)
             self.parameter_groups = groups.matched_to(self.modality_task_pairs(), self.interactions())
+        if self.group_modalities is not None:
+            self.group_modalities = _checked_group_modalities(self.group_modalities, self.modalities, self.groups())
         super().__post_init__(**kwargs)
 
     def validate_sizes(self) -> None:
@@ -274,6 +283,8 @@ class HighMMTConfig(PreTrainedConfig):
                 raise ValueError(f"{key}={getattr(self, key)} must be at least 0 and below 1.")
         if not self.initializer_range >= 0:
             raise ValueError(f"initializer_range={self.initializer_range} must not be negative.")
+        if self.group_adapter_rank is not None:
+            _check_whole("HighMMTConfig", "group_adapter_rank", self.group_adapter_rank, 1)
         if self.modality_embedding == "learned":
             _check_whole("HighMMTConfig", "modality_embedding_dim", self.modality_embedding_dim, 1)
         elif self.modality_embedding_dim is not None:
@@ -284,16 +295,36 @@ class HighMMTConfig(PreTrainedConfig):
 
     @property
     def num_modality_channels(self) -> int:
-        """Width of the modality embedding within one sequence element."""
-        if self.modality_embedding == "one_hot":
-            return len(self.modalities)
-        return self.modality_embedding_dim or 0  # set for learned embeddings only
+        """Width of the modality embedding within one sequence element of a group that is made for all modalities."""
+        return self._embedding_width(self.modalities)
 
     @property
     def d_all(self) -> int:
         """Width of a standardised sequence element, `max(channels + positions) + modality embedding` (eq. in B.1)."""
-        widths = [modality.num_channels + modality.num_position_channels for modality in self.modalities.values()]
-        return max([0, *widths]) + self.num_modality_channels
+        return self._element_width(self.modalities)
+
+    def modalities_of_group(self, group: int) -> list[str]:
+        """Names of the modalities that a unimodal group was made for, in the order of its one-hot columns: sorted."""
+        # Sorted, so that two configs which list the same modalities in another order mean the same weights.
+        return sorted(self.modalities if self.group_modalities is None else self.group_modalities[group])
+
+    def width_of_group(self, group: int) -> int:
+        """Width of the elements that a unimodal group reads; `d_all` where it is made for all modalities."""
+        return self._element_width(self.modalities_of_group(group))
+
+    def embedding_width_of_group(self, group: int) -> int:
+        """Width of the modality embedding within the elements that a unimodal group reads."""
+        return self._embedding_width(self.modalities_of_group(group))
+
+    def _element_width(self, names: Collection[str]) -> int:
+        modalities = [self.modalities[name] for name in names]
+        widths = [modality.num_channels + modality.num_position_channels for modality in modalities]
+        return max([0, *widths]) + self._embedding_width(names)
+
+    def _embedding_width(self, names: Collection[str]) -> int:
+        if self.modality_embedding == "one_hot":
+            return len(names)
+        return self.modality_embedding_dim or 0  # set for learned embeddings only
 
     def modality_task_pairs(self) -> list[str]:
         """Nodes of the unimodal matrix, `"task/modality"`, in the order of the tasks and their modalities."""
@@ -318,6 +349,34 @@ class HighMMTConfig(PreTrainedConfig):
             return self.parameter_groups
         return ParameterGroups.share_all(self.modality_task_pairs(), self.interactions())
 
+    def group_map(self, kind: GroupKind) -> dict[str, int]:
+        """The unimodal or the crossmodal part of `groups()`."""
+        groups = self.groups()
+        return groups.unimodal if kind == "unimodal" else groups.crossmodal
+
+    def num_groups(self, kind: GroupKind) -> int:
+        """Groups of the cluster map and, of the unimodal ones, those that wait for a task."""
+        if kind == "crossmodal":
+            return self.groups().num_crossmodal_groups
+        return self.groups().num_unimodal_groups if self.group_modalities is None else len(self.group_modalities)
+
+    def group_bases(self, kind: GroupKind) -> list[int]:
+        """For each group the place of its parameters among the model's copies of the shared ones.
+
+        Every group has a copy; where groups are adapters, those that are made for the same modalities share one. The
+        ablations `use_unimodal_encoder=False` and `use_crossmodal=False` have no copies of what they go without.
+        """
+        if not (self.use_unimodal_encoder if kind == "unimodal" else self.use_crossmodal):
+            return []
+        number = self.num_groups(kind)
+        if self.group_adapter_rank is None:
+            return list(range(number))
+        if kind == "crossmodal":
+            return [0] * number
+        made_for = [tuple(self.modalities_of_group(group)) for group in range(number)]
+        distinct = list(dict.fromkeys(made_for))
+        return [distinct.index(names) for names in made_for]
+
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain data; `HighMMTConfig(**config.to_dict())` equals the original."""
         output = super().to_dict()
@@ -340,6 +399,34 @@ class HighMMTConfig(PreTrainedConfig):
 def _check_whole(owner: str, key: str, value: object, smallest: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not smallest <= value <= 10**7:
         raise ValueError(f"{owner}: {key}={value!r} must be a whole number from {smallest} to 10,000,000.")
+
+
+def _checked_group_modalities(
+    value: list[Any], modalities: Mapping[str, ModalityConfig], groups: ParameterGroups
+) -> list[list[str]]:
+    """The modalities of every unimodal group, each list sorted, with errors that name group and modality."""
+    checked: list[list[str]] = []
+    for group, names in enumerate(value):
+        if not isinstance(names, (list, tuple)) or not names or len(set(map(str, names))) != len(names):
+            raise ValueError(f"group_modalities: group {group} must list the names of its modalities, got {names!r}.")
+        for name in names:
+            if name not in modalities:
+                raise ValueError(
+                    f"group_modalities: group {group} has the unknown modality {name!r}; declared modalities: "
+                    f"{', '.join(modalities)}."
+                )
+        checked.append(sorted(names))
+    if len(checked) < groups.num_unimodal_groups:
+        raise ValueError(
+            f"group_modalities lists {len(checked)} groups; parameter_groups has {groups.num_unimodal_groups}."
+        )
+    for pair, group in groups.unimodal.items():
+        if pair.partition("/")[2] not in checked[group]:
+            raise ValueError(
+                f"{pair} uses unimodal group {group}, which is not made for this modality (group_modalities: "
+                f"{', '.join(checked[group])}). Choose a group that is, or add one with HighMMTModel.add_modality."
+            )
+    return checked
 
 
 def _typed_entries(kind: str, entry_class: type, entries: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -6,6 +6,9 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
+
+GroupKind = Literal["unimodal", "crossmodal"]
 
 
 def interaction_name(task: str, first: str, second: str) -> str:

@@ -190,12 +190,34 @@ def _with_mean_column(projection: Tensor, dim: int) -> Tensor:
 
 
 def _matrix(linear: nn.Module) -> Tensor:
-    """The matrix `(in, out)` of a linear layer without its bias, adapters wrapped around it included."""
+    """The matrix `(in, out)` of a linear layer without its bias, adapters wrapped around it included.
+
+    Dropout in an adapter leaves out rows of this matrix: features of the input, the same for every element of a step.
+    """
     if type(linear) is nn.Linear:
         return linear.weight.t()
+    if any(getattr(linear, "lora_bias", {}).values()) and linear.bias is None:
+        raise ValueError(
+            "An adapter with lora_bias=True is around an attention projection, which has no bias. Leave it False, "
+            "or name as target_modules what has a bias: o_proj, up_proj, down_proj, classifier."
+        )
+    rows: Tensor = linear(_probe(linear, identity=True))
+    return rows if linear.bias is None else rows - _bias(linear)
+
+
+def _bias(linear: nn.Module) -> Tensor:
+    """What a linear layer with a bias adds, adapters wrapped around it included, `(out,)`."""
+    if type(linear) is nn.Linear:
+        return linear.bias
+    return linear(_probe(linear, identity=False))[0]
+
+
+def _probe(linear: nn.Module, *, identity: bool) -> Tensor:
+    """Input of a linear layer, adapters around it or not: the identity matrix, or one row of zeros."""
     weight: Tensor = linear.weight  # type: ignore[assignment]  # adapters show the weight they wrap
-    rows = linear(torch.eye(weight.shape[1], device=weight.device, dtype=weight.dtype))
-    return rows if linear.bias is None else rows - linear.bias
+    width = weight.shape[1]
+    make = torch.eye(width) if identity else torch.zeros(1, width)
+    return make.to(device=weight.device, dtype=weight.dtype)
 
 
 class Attention(nn.Module):
@@ -235,7 +257,7 @@ class Attention(nn.Module):
 
     def output_bias(self) -> Tensor:
         """The bias of the output projection, `(d_query,)`."""
-        return self.o_proj.bias
+        return _bias(self.o_proj)
 
     def drop_attention(self, weights: Tensor) -> Tensor:
         """Attention weights with dropout while training."""
@@ -247,17 +269,17 @@ class Attention(nn.Module):
 
 
 class InputAttention(Attention):
-    """Attention from latents to standardised input sequences (equation 9)."""
+    """Attention from latents to standardised input sequences, whose elements have width `d_all` (equation 9)."""
 
-    def __init__(self, config: HighMMTConfig) -> None:
+    def __init__(self, config: HighMMTConfig, d_all: int) -> None:
         super().__init__(
             config.d_latents,
-            config.d_all,
+            d_all,
             config.num_cross_attention_heads,
             config.cross_attention_head_dim,
             config,
         )
-        self.norm_context = nn.LayerNorm(config.d_all, eps=config.layer_norm_eps)
+        self.norm_context = nn.LayerNorm(d_all, eps=config.layer_norm_eps)
 
     def forward(self, latents: Tensor, sequences: Sequence[InputSequence]) -> tuple[Tensor, list[Tensor]]:
         """What the latents read from each sequence.
@@ -475,9 +497,9 @@ def _last(latents: Tensor, mask: Tensor | None) -> Tensor:
 class UnimodalLayer(GradientCheckpointingLayer):
     """One layer of the unimodal encoder: read the input, feed-forward, transform the latents."""
 
-    def __init__(self, config: HighMMTConfig) -> None:
+    def __init__(self, config: HighMMTConfig, d_all: int) -> None:
         super().__init__()
-        self.cross_attention = InputAttention(config)
+        self.cross_attention = InputAttention(config, d_all)
         self.feed_forward = FeedForward(config)
         self.latent_transformer = LatentTransformer(config)
 
@@ -488,12 +510,17 @@ class UnimodalLayer(GradientCheckpointingLayer):
 
 
 class UnimodalEncoder(nn.Module):
-    """Parameters U: one latent array and the layers that fill it from any modality (equations 9 and 10)."""
+    """Parameters U: one latent array and the layers that fill it from any modality (equations 9 and 10).
 
-    def __init__(self, config: HighMMTConfig) -> None:
+    Args:
+        config: sizes.
+        d_all: width of the standardised elements that it reads.
+    """
+
+    def __init__(self, config: HighMMTConfig, d_all: int) -> None:
         super().__init__()
         self.latents = nn.Parameter(torch.empty(config.num_latents, config.d_latents))
-        self.layers = nn.ModuleList(UnimodalLayer(config) for _ in range(config.num_unimodal_layers))
+        self.layers = nn.ModuleList(UnimodalLayer(config, d_all) for _ in range(config.num_unimodal_layers))
 
     def forward(self, sequences: Sequence[InputSequence]) -> tuple[list[Tensor], list[list[Tensor]]]:
         """Encode any number of sequences as one batch: what follows the reading does not know where latents come from.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,8 +15,10 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from ..configuration import HighMMTConfig, ParameterGroups, interaction_name
+from ..configuration import GroupKind, HighMMTConfig, interaction_name
+from .adapters import GroupAdapter, LowRankUpdate
 from .checks import check_labels, check_mask, check_names, check_values
+from .growth import KINDS, GrowingModel
 from .heads import INITIAL_LOG_SCALE, RetrievalHead, build_head, complete_pairs, task_loss
 from .layers import (
     CrossmodalTransformer,
@@ -106,18 +108,23 @@ class HighMMTPreTrainedModel(PreTrainedModel):
             init.normal_(module.weight, std=self.config.initializer_range)
         elif isinstance(module, UnimodalEncoder):
             init.normal_(module.latents, std=self.config.initializer_range)
-        elif isinstance(module, HighMMTModel) and module.modality_embeddings is not None:
-            init.normal_(module.modality_embeddings, std=self.config.initializer_range)
+        elif isinstance(module, nn.ParameterDict):  # modality embeddings
+            for embedding in module.values():
+                init.normal_(embedding, std=self.config.initializer_range)
+        elif isinstance(module, LowRankUpdate):
+            bound = module.down.shape[1] ** -0.5
+            init.uniform_(module.down, -bound, bound)
+            init.zeros_(module.up)
 
 
-class HighMMTModel(HighMMTPreTrainedModel):
+class HighMMTModel(HighMMTPreTrainedModel, GrowingModel):
     """Backbone and task heads together: inputs of several tasks in, logits and losses out.
 
     Args:
         config: modalities, tasks, sizes and parameter groups.
 
     Raises:
-        ValueError: the config has no task.
+        ValueError: the config has no task, or one whose name torch's modules use.
 
     Source: Liang et al., TMLR 05/2023, section 2.2.
     """
@@ -126,24 +133,25 @@ class HighMMTModel(HighMMTPreTrainedModel):
         super().__init__(config)
         if not config.tasks:
             raise ValueError("HighMMTModel needs a config with at least one task; this one has none.")
-        groups = config.groups()
-        # Sorted, so that two configs which list the same modalities in another order mean the same weights.
-        self.modality_columns = {name: column for column, name in enumerate(sorted(config.modalities))}
+        vocabularies = {name: entry for name, entry in config.modalities.items() if entry.vocab_size is not None}
+        learned = config.modalities if config.modality_embedding == "learned" else {}
+        _check_module_names("Task", config.tasks)
+        _check_module_names("Modality", {**vocabularies, **learned})
         self.token_embeddings = nn.ModuleDict(
-            {
-                name: nn.Embedding(modality.vocab_size, modality.num_channels)
-                for name, modality in sorted(config.modalities.items())
-                if modality.vocab_size is not None
-            }
+            {name: nn.Embedding(entry.vocab_size, entry.num_channels) for name, entry in sorted(vocabularies.items())}
         )
-        learned = config.modality_embedding == "learned"
-        shape = len(config.modalities), config.num_modality_channels
-        self.modality_embeddings = nn.Parameter(torch.empty(shape)) if learned else None
-        num_unimodal_groups = groups.num_unimodal_groups if config.use_unimodal_encoder else 0
-        self.unimodal_groups = nn.ModuleList(UnimodalEncoder(config) for _ in range(num_unimodal_groups))
-        num_crossmodal_groups = groups.num_crossmodal_groups if config.use_crossmodal else 0
+        self.modality_embeddings = nn.ParameterDict(
+            {name: nn.Parameter(torch.empty(config.num_modality_channels)) for name in sorted(learned)}
+        )
+        bases = config.group_bases("unimodal")
+        widths = [config.width_of_group(bases.index(base)) for base in range(max(bases, default=-1) + 1)]
+        self.unimodal_groups = nn.ModuleList(UnimodalEncoder(config, width) for width in widths)
+        copies = range(max(config.group_bases("crossmodal"), default=-1) + 1)
         crossmodal_class = CrossmodalTransformer if config.use_unimodal_encoder else ElementCrossmodalTransformer
-        self.crossmodal_groups = nn.ModuleList(crossmodal_class(config) for _ in range(num_crossmodal_groups))
+        self.crossmodal_groups = nn.ModuleList(crossmodal_class(config) for _ in copies)
+        # Where groups are adapters, the two lists above hold what groups share, and these what each has to itself.
+        self.unimodal_adapters = _group_adapters(config, "unimodal", self.unimodal_groups)
+        self.crossmodal_adapters = _group_adapters(config, "crossmodal", self.crossmodal_groups)
         self.heads = nn.ModuleDict({name: build_head(config, task) for name, task in config.tasks.items()})
         self.post_init()
 
@@ -198,6 +206,7 @@ class HighMMTModel(HighMMTPreTrainedModel):
         if not inputs:
             raise ValueError("inputs is empty: give at least one task, as {task: {modality: tensor}}.")
         check_names("attention_mask: task", masks, inputs)
+        groups = self.config.group_map("unimodal")
         sequences: dict[str, dict[str, InputSequence]] = {}
         device, dtype = self.device, self.dtype
         for task, task_config in self.config.tasks.items():
@@ -207,7 +216,15 @@ class HighMMTModel(HighMMTPreTrainedModel):
             check_names(f"Task {task!r}: modality", given, task_config.modalities)
             check_names(f"Task {task!r}: mask of modality", task_masks, given)
             sequences[task] = {
-                modality: self._sequence(task, modality, given[modality], task_masks.get(modality), device, dtype)
+                modality: self._sequence(
+                    task,
+                    modality,
+                    given[modality],
+                    task_masks.get(modality),
+                    groups[f"{task}/{modality}"],
+                    device,
+                    dtype,
+                )
                 for modality in task_config.modalities
                 if modality in given
             }
@@ -224,6 +241,7 @@ class HighMMTModel(HighMMTPreTrainedModel):
         modality: str,
         values: Tensor,
         mask: Tensor | None,
+        group: int,
         device: torch.device,
         dtype: torch.dtype,
     ) -> InputSequence:
@@ -239,12 +257,13 @@ class HighMMTModel(HighMMTPreTrainedModel):
             check_mask(where, mask, values, device)
             mask = mask.to(torch.bool)
         positions = self._positions(modality, shape, mask, device)
-        codes = self._with_modality_embedding(modality, positions).to(values.dtype)
+        codes = self._with_modality_embedding(modality, positions, group).to(values.dtype)
         data = values.flatten(1, -2)
         flat_mask = mask.flatten(1) if mask is not None else None
         if self.training and description.element_dropout:
             flat_mask = drop_elements(flat_mask, data, description.element_dropout)
-        return InputSequence.build(data, codes, flat_mask, self.config.d_all, self.config.layer_norm_eps)
+        d_all = self.config.width_of_group(group)
+        return InputSequence.build(data, codes, flat_mask, d_all, self.config.layer_norm_eps)
 
     def _positions(self, modality: str, shape: torch.Size, mask: Tensor | None, device: torch.device) -> Tensor:
         """`(elements, width)`; `(batch, elements, width)` where samples of unequal length span -1 to 1 each."""
@@ -254,14 +273,14 @@ class HighMMTModel(HighMMTPreTrainedModel):
             return grid_positions(shape, description, device)
         return ragged_positions(axis_extents(mask), shape, description)
 
-    def _with_modality_embedding(self, modality: str, positions: Tensor) -> Tensor:
-        column = self.modality_columns[modality]
+    def _with_modality_embedding(self, modality: str, positions: Tensor, group: int) -> Tensor:
         if self.config.modality_embedding == "none":
             return positions
-        if self.modality_embeddings is not None:
-            embedding = self.modality_embeddings[column]
+        if self.config.modality_embedding == "learned":
+            embedding = self.modality_embeddings[modality]
         else:
-            embedding = F.one_hot(torch.tensor(column, device=positions.device), len(self.modality_columns))
+            names = self.config.modalities_of_group(group)
+            embedding = F.one_hot(torch.tensor(names.index(modality), device=positions.device), len(names))
             embedding = embedding.to(positions.dtype)
         return torch.cat([positions, embedding.expand(*positions.shape[:-1], -1)], dim=-1)
 
@@ -269,10 +288,10 @@ class HighMMTModel(HighMMTPreTrainedModel):
         self, sequences: dict[str, dict[str, InputSequence]]
     ) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, list[Tensor]]]]:
         """Latents of every modality of every task, one batch per unimodal group."""
-        groups = self.config.groups().unimodal
+        groups = self.config.group_map("unimodal")
         latents: dict[str, dict[str, Tensor]] = {task: {} for task in sequences}
         weights: dict[str, dict[str, list[Tensor]]] = {task: {} for task in sequences}
-        for index, encoder in enumerate(self.unimodal_groups):
+        for index, encoder in enumerate(self._groups("unimodal")):
             nodes = [
                 (task, modality)
                 for task, modalities in sequences.items()
@@ -330,8 +349,8 @@ class HighMMTModel(HighMMTPreTrainedModel):
         """
         vectors: dict[tuple[str, str, str], Tensor] = {}
         weights: dict[str, dict[str, list[Tensor]]] = {task: {} for task in streams}
-        group_of = self.config.groups().crossmodal
-        for index, transformer in enumerate(self.crossmodal_groups):
+        group_of = self.config.group_map("crossmodal")
+        for index, transformer in enumerate(self._groups("crossmodal")):
             plan = []  # (task, context, its readers)
             for task, modalities in streams.items():
                 if not self.config.tasks[task].fuses:
@@ -355,6 +374,17 @@ class HighMMTModel(HighMMTPreTrainedModel):
                     vectors[task, reader, context] = results[place][position]
                     weights[task][f"{reader}<-{context}"] = [layer[place][position] for layer in attention]
         return vectors, weights
+
+    def _groups(self, kind: GroupKind) -> list[Callable[..., Any]]:
+        """The network of every group."""
+        if kind == "unimodal":
+            shared, adapters = self.unimodal_groups, self.unimodal_adapters
+        else:
+            shared, adapters = self.crossmodal_groups, self.crossmodal_adapters
+        bases = [shared[base] for base in self.config.group_bases(kind)]
+        if self.config.group_adapter_rank is None:
+            return bases
+        return [partial(adapter, base) for adapter, base in zip(adapters, bases, strict=True)]
 
     def _interaction(self, task: str, first: str, second: str) -> str:
         order = self.config.tasks[task].modalities
@@ -397,60 +427,31 @@ class HighMMTModel(HighMMTPreTrainedModel):
         Args:
             modalities: each task with a loss in the step, to its modalities there.
         """
-        groups, active = self.config.groups(), set()
+        active = set()
+        groups = {kind: self.config.group_map(kind) for kind in KINDS}
+        bases = {kind: self.config.group_bases(kind) for kind in KINDS}
         for task, names in modalities.items():
             active.add(f"heads.{task}")
-            for name in names:
-                active |= {f"token_embeddings.{name}", f"unimodal_groups.{groups.unimodal[f'{task}/{name}']}"}
-            for first, second in itertools.combinations(names, 2):
-                node = self._interaction(task, first, second)
-                if node in groups.crossmodal:
-                    active.add(f"crossmodal_groups.{groups.crossmodal[node]}")
+            active |= {f"{part}.{name}" for part in ("token_embeddings", "modality_embeddings") for name in names}
+            nodes = {"unimodal": [f"{task}/{name}" for name in names]}
+            nodes["crossmodal"] = [self._interaction(task, *pair) for pair in itertools.combinations(names, 2)]
+            for kind in KINDS:
+                for group in {groups[kind][node] for node in nodes[kind] if bases[kind] and node in groups[kind]}:
+                    active |= {f"{kind}_groups.{bases[kind][group]}", f"{kind}_adapters.{group}"}
         return [
             parameter
-            for part in ("heads", "token_embeddings", "unimodal_groups", "crossmodal_groups")
-            for name, module in getattr(self, part).named_children()
-            if f"{part}.{name}" not in active
-            for parameter in module.parameters()
-            if parameter.requires_grad
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad and ".".join(name.split(".")[:2]) not in active
         ]
 
-    def split_parameter_groups(self, groups: ParameterGroups | Mapping[str, Mapping[str, int]]) -> HighMMTModel:
-        """A model with one clone of the shared parameters for every group, and this model's outputs until trained on.
-
-        Args:
-            groups: the cluster map; every modality-task pair and interaction exactly once.
-
-        Raises:
-            ValueError: the map does not fit the tasks, or this model is split already.
-
-        Source: Liang et al., TMLR 05/2023, section 2.2, "Heterogeneity-aware fine-tuning".
-        """
-        if len(self.unimodal_groups) > 1 or len(self.crossmodal_groups) > 1:
-            raise ValueError("This model is split into parameter groups already; split the pretrained, shared model.")
-        config = copy.deepcopy(self.config)
-        if not isinstance(groups, ParameterGroups):
-            groups = ParameterGroups.from_dict(groups)
-        config.parameter_groups = groups.matched_to(config.modality_task_pairs(), config.interactions())
-        split = HighMMTModel(config)
-        state = {}
-        for name, value in self.state_dict().items():
-            part, _, rest = name.partition(".")
-            if part in ("unimodal_groups", "crossmodal_groups"):
-                rest = rest.partition(".")[2]
-                for index in range(len(getattr(split, part))):
-                    state[f"{part}.{index}.{rest}"] = value
-            else:
-                state[name] = value
-        split.load_state_dict(state)
-        split.train(self.training)
-        return nn.Module.to(split, device=self.device, dtype=self.dtype)
-
     def num_parameters_by_component(self) -> dict[str, int]:
-        """Parameters of the unimodal groups, the crossmodal groups, the heads, the embeddings, and in total."""
+        """Parameters of the unimodal groups, the crossmodal groups, the heads, the embeddings, and in total.
+
+        Where groups are adapters, a group's part is the shared base and all adapters.
+        """
         parts: dict[str, Iterable[nn.Parameter]] = {
-            "unimodal": self.unimodal_groups.parameters(),
-            "crossmodal": self.crossmodal_groups.parameters(),
+            "unimodal": [*self.unimodal_groups.parameters(), *self.unimodal_adapters.parameters()],
+            "crossmodal": [*self.crossmodal_groups.parameters(), *self.crossmodal_adapters.parameters()],
             "heads": self.heads.parameters(),
         }
         counts = {name: sum(parameter.numel() for parameter in values) for name, values in parts.items()}
@@ -495,6 +496,22 @@ def drop_modalities(sequences: Mapping[str, InputSequence], share: float) -> Non
     kept = torch.where(kept.any(dim=0), kept, present)
     for sequence, is_present in zip(sequences.values(), kept, strict=True):
         sequence.present = is_present
+
+
+def _group_adapters(config: HighMMTConfig, kind: GroupKind, shared: nn.ModuleList) -> nn.ModuleList:
+    """One adapter for each group; none where every group has a copy of all parameters."""
+    rank = config.group_adapter_rank
+    return nn.ModuleList(GroupAdapter(shared[base], rank) for base in config.group_bases(kind) if rank is not None)
+
+
+def _check_module_names(kind: str, names: Iterable[str]) -> None:
+    taken = nn.ModuleDict(), nn.ParameterDict()
+    for name in names:
+        if any(hasattr(module, name) for module in taken):
+            raise ValueError(
+                f"{kind} {name!r}: the model keeps parameters under this name, and torch's modules have an attribute "
+                "that is called so. Choose another name."
+            )
 
 
 def axis_extents(mask: Tensor) -> Tensor:

@@ -77,6 +77,8 @@ _REFUSED_SOURCE_KEYS = {
     "streaming": "a suite reads its rows in random order, so streaming is not supported",
     "token": "log in with `hf auth login`; a suite file is no place for a secret",
 }
+# Settings of `HighMMTConfig` that follow from the suite or from what is later done to its model.
+_NOT_SIZES = {"modalities", "tasks", "parameter_groups", "group_modalities", "group_adapter_rank"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -119,7 +121,7 @@ def _model(document: Document, values: Any) -> dict[str, Any]:
     own = {field.name for field in fields(HighMMTConfig)} - {field.name for field in fields(PreTrainedConfig)}
     if values == {}:
         return {}
-    document.check_keys(("model",), values, sorted(own - {"modalities", "tasks", "parameter_groups"}))
+    document.check_keys(("model",), values, sorted(own - _NOT_SIZES))
     try:
         HighMMTConfig(**values)
     except (ValueError, StrictDataclassError) as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,8 +20,8 @@ def fourier(size: int, bands: int, max_frequency: float) -> Tensor:
     return torch.stack(rows)
 
 
-def standardise(model: HighMMTModel, modality: str, values: Tensor) -> Tensor:
-    """`(elements, d_all)` with data left, zeros, positions and modality embedding right."""
+def standardise(model: HighMMTModel, modality: str, values: Tensor, group: int = 0) -> Tensor:
+    """`(elements, width)` with data left, zeros, positions and modality embedding right, for one unimodal group."""
     config = model.config
     description = config.modalities[modality]
     codes = []
@@ -29,15 +31,20 @@ def standardise(model: HighMMTModel, modality: str, values: Tensor) -> Tensor:
         shape[axis] = size
         codes.append(code.view(shape).expand(*values.shape[:-1], -1))
     position = torch.cat(codes, -1) if description.ordered else values.new_zeros(*values.shape[:-1], 0)
-    names = sorted(config.modalities)
+    made_for = config.group_modalities or {group: config.modalities}
+    names = sorted(made_for[group])
     if config.modality_embedding == "one_hot":
         embedding = F.one_hot(torch.tensor(names.index(modality)), len(names)).float()
     elif config.modality_embedding == "learned":
-        embedding = model.modality_embeddings[names.index(modality)]
+        embedding = model.modality_embeddings[modality]
     else:
         embedding = values.new_zeros(0)
     embedding = embedding.expand(*values.shape[:-1], -1)
-    zeros = config.d_all - values.shape[-1] - position.shape[-1] - embedding.shape[-1]
+    parts = [
+        (entry.num_channels, entry.num_axes * (2 * entry.num_frequency_bands + 1) * entry.ordered)
+        for entry in (config.modalities[name] for name in names)
+    ]
+    zeros = max(map(sum, parts)) - values.shape[-1] - position.shape[-1]
     row = torch.cat([values, values.new_zeros(*values.shape[:-1], zeros), position, embedding], -1)
     return row.flatten(0, -2)
 
@@ -84,6 +91,20 @@ def element_layer(module: nn.Module, z: Tensor, x: Tensor, context: Tensor, is_f
     return inner + z
 
 
+def effective(model: HighMMTModel, kind: str, group: int) -> nn.Module:
+    """The network of one group; where groups are adapters, a copy whose weights are `W + up down`."""
+    base = getattr(model, f"{kind}_groups")[model.config.group_bases(kind)[group]]
+    if model.config.group_adapter_rank is None:
+        return base
+    network = copy.deepcopy(base, {id(parameter): parameter for parameter in base.parameters()})
+    for key, update in getattr(model, f"{kind}_adapters")[group].updates.items():
+        linear = network.get_submodule(key.replace("-", "."))
+        weight = linear.weight
+        del linear.weight
+        linear.weight = weight + update.up @ update.down
+    return network
+
+
 def logits(model: HighMMTModel, task: str, sample: dict[str, Tensor]) -> Tensor:
     """Logits of one sample, whose tensors have neither batch axis nor padding; absent modalities are left out."""
     config, groups = model.config, model.config.groups()
@@ -92,11 +113,12 @@ def logits(model: HighMMTModel, task: str, sample: dict[str, Tensor]) -> Tensor:
     for name in names:
         if name not in sample:
             continue
-        x = standardise(model, name, sample[name])
+        group = groups.unimodal[f"{task}/{name}"]
+        x = standardise(model, name, sample[name], group)
         if not config.use_unimodal_encoder:
             latents[name] = x
             continue
-        encoder = model.unimodal_groups[groups.unimodal[f"{task}/{name}"]]
+        encoder = effective(model, "unimodal", group)
         z = encoder.latents
         for module in encoder.layers:
             z = layer(module, z, x)
@@ -115,7 +137,8 @@ def logits(model: HighMMTModel, task: str, sample: dict[str, Tensor]) -> Tensor:
                     continue
                 a, b = (first, second) if i < j else (second, first)
                 z = latents[first]
-                for index, module in enumerate(model.crossmodal_groups[groups.crossmodal[f"{task}/{a}+{b}"]].layers):
+                transformer = effective(model, "crossmodal", groups.crossmodal[f"{task}/{a}+{b}"])
+                for index, module in enumerate(transformer.layers):
                     if config.use_unimodal_encoder:
                         z = layer(module, z, latents[second])
                     else:
