@@ -201,7 +201,8 @@ def _matrix(linear: nn.Module) -> Tensor:
             "An adapter with lora_bias=True is around an attention projection, which has no bias. Leave it False, "
             "or name as target_modules what has a bias: o_proj, up_proj, down_proj, classifier."
         )
-    rows: Tensor = linear(_probe(linear, identity=True))
+    weight: Tensor = linear.weight  # type: ignore[assignment]  # adapters show the weight they wrap
+    rows: Tensor = linear(torch.eye(weight.shape[1], device=weight.device, dtype=weight.dtype))
     return rows if linear.bias is None else rows - _bias(linear)
 
 
@@ -209,15 +210,9 @@ def _bias(linear: nn.Module) -> Tensor:
     """What a linear layer with a bias adds, adapters wrapped around it included, `(out,)`."""
     if type(linear) is nn.Linear:
         return linear.bias
-    return linear(_probe(linear, identity=False))[0]
-
-
-def _probe(linear: nn.Module, *, identity: bool) -> Tensor:
-    """Input of a linear layer, adapters around it or not: the identity matrix, or one row of zeros."""
     weight: Tensor = linear.weight  # type: ignore[assignment]  # adapters show the weight they wrap
-    width = weight.shape[1]
-    make = torch.eye(width) if identity else torch.zeros(1, width)
-    return make.to(device=weight.device, dtype=weight.dtype)
+    result: Tensor = linear(weight.new_zeros(1, weight.shape[1]))
+    return result[0]
 
 
 class Attention(nn.Module):
