@@ -259,6 +259,11 @@ class HighMMTConfig(PreTrainedConfig):
                 groups = ParameterGroups.from_dict(groups)
             self.parameter_groups = groups.matched_to(self.modality_task_pairs(), self.interactions())
         if self.group_modalities is not None:
+            if not self.use_unimodal_encoder:
+                raise ValueError(
+                    "group_modalities gives unimodal groups widths of their own; with use_unimodal_encoder=False "
+                    "there are none, and a model cannot grow a modality."
+                )
             self.group_modalities = _checked_group_modalities(self.group_modalities, self.modalities, self.groups())
         super().__post_init__(**kwargs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -10,7 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 import highmmt  # noqa: F401 - registers the Auto classes
 from highmmt.configuration import ParameterGroups
@@ -177,11 +180,14 @@ def test_checkpointing_computes_again_with_the_groups_own_weights(random_models:
     inputs = random_models.random_inputs(model.config)
     results = []
     for checkpointing in (False, True):
-        if checkpointing:
-            model.gradient_checkpointing_enable()
+        for module in model.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.gradient_checkpointing = checkpointing
+                module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
         logits = model(inputs=inputs).logits
         results.append(gradients(model, sum(value.square().sum() for value in logits.values())))
     assert all(adapter.gradient_checkpointing for adapter in model.unimodal_adapters)
+    assert results[0].keys() == results[1].keys()
     for name, gradient in results[0].items():
         torch.testing.assert_close(results[1][name], gradient, atol=1e-6, rtol=1e-5, msg=name)
 
