@@ -415,7 +415,7 @@ def _checked_group_modalities(
         if not isinstance(names, (list, tuple)) or not names or len(set(map(str, names))) != len(names):
             raise ValueError(f"group_modalities: group {group} must list the names of its modalities, got {names!r}.")
         for name in names:
-            if name not in modalities:
+            if not isinstance(name, str) or name not in modalities:
                 raise ValueError(
                     f"group_modalities: group {group} has the unknown modality {name!r}; declared modalities: "
                     f"{', '.join(modalities)}."

@@ -86,6 +86,37 @@ def test_json_round_trips_exactly(seed: int, embedding: str) -> None:
     assert again.groups() == config.groups()
 
 
+def test_a_group_is_as_wide_as_the_modalities_it_is_made_for() -> None:
+    old = [name for name in LARGE_MODALITIES if name != "urfunny_video"]
+    tasks = {"avmnist": {"modalities": ["image", "audio"]}, "urfunny": {"modalities": ["urfunny_video", "text"]}}
+    config = large_config()
+    values = {**config.to_dict(), "tasks": tasks, "group_modalities": [old, list(LARGE_MODALITIES)]}
+    groups = {"avmnist/image": 0, "avmnist/audio": 0, "urfunny/text": 0, "urfunny/urfunny_video": 1}
+    crossmodal = {"avmnist/image+audio": 0, "urfunny/urfunny_video+text": 0}
+    values["parameter_groups"] = {"unimodal": groups, "crossmodal": crossmodal}
+    grown = HighMMTConfig.from_dict(values)
+    # Without urfunny's video the widest is mosei's text, 300 channels and 7 positions.
+    assert [grown.width_of_group(group) for group in (0, 1)] == [300 + 7 + 8, 387]
+    assert grown.modalities_of_group(0) == sorted(old)
+    assert grown.embedding_width_of_group(0) == 8
+    again = HighMMTConfig.from_dict(json.loads(grown.to_json_string()))
+    assert again.to_dict() == grown.to_dict()
+    assert again.width_of_group(0) == 315
+
+
+def test_groups_that_are_adapters_share_a_base_where_they_are_made_for_the_same() -> None:
+    config = large_config()
+    groups = ParameterGroups.share_none(config.modality_task_pairs(), config.interactions())
+    assert large_config(parameter_groups=groups).group_bases("unimodal") == list(range(10))
+    adapters = large_config(parameter_groups=groups, group_adapter_rank=4)
+    assert adapters.group_bases("unimodal") == [0] * 10
+    assert adapters.group_bases("crossmodal") == [0] * 8
+    made_for = [list(LARGE_MODALITIES) for _ in range(10)]
+    made_for[3] = [name for name in LARGE_MODALITIES if name != "static"]
+    values = {**adapters.to_dict(), "group_modalities": made_for}
+    assert HighMMTConfig.from_dict(values).group_bases("unimodal") == [0, 0, 0, 1, 0, 0, 0, 0, 0, 0]
+
+
 def test_saved_and_loaded_equals_before(tmp_path) -> None:
     config = large_config(hidden_dropout_prob=0.1)
     config.tasks["avmnist"].id2label = {index: str(index) for index in range(10)}
@@ -131,6 +162,13 @@ def test_a_pair_is_one_interaction_whatever_its_order() -> None:
         ({"parameter_groups": {"unimodal": {"mimic/static": 1}}}, "without gaps"),
         ({"parameter_groups": {"unimodal": {"mimic/static": "0"}}}, "not a whole number"),
         ({"parameter_groups": {"both": {}}}, "no part 'both'"),
+        ({"group_adapter_rank": 0}, "group_adapter_rank=0"),
+        ({"group_modalities": [["image", {}]]}, "group 0 has the unknown modality {}"),
+        ({"group_modalities": []}, "group_modalities lists 0 groups; parameter_groups has 1"),
+        ({"group_modalities": [["image", "smell"]]}, "group 0 has the unknown modality 'smell'"),
+        ({"group_modalities": [["image", "image"]]}, "group 0 must list the names of its modalities"),
+        ({"group_modalities": ["image"]}, "group 0 must list the names of its modalities"),
+        ({"group_modalities": [["image"]]}, "mimic/static uses unimodal group 0, which is not made for"),
     ],
 )
 def test_impossible_values_are_refused_by_name(settings: dict, message: str) -> None:

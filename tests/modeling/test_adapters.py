@@ -60,9 +60,9 @@ def gradients(model: HighMMTModel, loss: torch.Tensor) -> dict[str, torch.Tensor
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_groups_as_adapters_give_the_outputs_of_the_shared_model_at_first(seed: int, random_models) -> None:
-    model = shared_model(random_models, seed)
+@pytest.mark.parametrize("changes", [{}, {"num_unimodal_layers": 2}, {"use_unimodal_encoder": False}], ids=str)
+def test_groups_as_adapters_give_the_outputs_of_the_shared_model_at_first(changes: dict, random_models) -> None:
+    model = shared_model(random_models, **changes)
     inputs = random_models.random_inputs(model.config)
     before, after = model(inputs=inputs).logits, split(model)(inputs=inputs).logits
     for task in inputs:
@@ -146,6 +146,28 @@ def test_the_base_is_trained_unless_it_is_frozen(random_models: ModuleType, froz
     for name, value in model.named_parameters():
         # Without a first step `up` is zero, and nothing reaches `down`.
         assert torch.equal(value, before[name]) == (frozen and name.startswith(shared)), name
+
+
+def test_a_step_of_one_task_gives_every_parameter_a_gradient_and_says_which_are_idle(random_models) -> None:
+    model = split(shared_model(random_models, modality_embedding="learned")).train()
+    shake = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(".up"):
+                parameter.add_(torch.randn(parameter.shape, generator=shake))
+    inputs = {"film": random_models.random_inputs(model.config, size=4)["film"]}
+    loss = model(inputs=inputs, labels={"film": torch.arange(4) % 2}).loss
+    gradient = gradients(model, loss)
+    assert gradient.keys() == dict(model.named_parameters()).keys()
+    idle = {id(parameter) for parameter in model.idle_parameters({"film": ["image", "sound"]})}
+    named = {name for name, parameter in model.named_parameters() if id(parameter) in idle}
+    assert all(gradient[name].eq(0).all() for name in named)
+    assert {".".join(name.split(".")[:2]) for name in named} == {
+        "heads.clinic",
+        "modality_embeddings.table",
+        *(f"unimodal_adapters.{group}" for group in (2, 3, 4)),
+        *(f"crossmodal_adapters.{group}" for group in (1, 2, 3)),
+    }
 
 
 def test_attention_weights_are_those_of_groups_with_parameters_of_their_own(random_models: ModuleType) -> None:

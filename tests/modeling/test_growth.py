@@ -238,6 +238,18 @@ def test_the_first_interaction_of_a_model_gets_a_new_group(random_models: Module
     model(inputs=random_models.random_inputs(model.config))
 
 
+def test_a_model_without_unimodal_encoder_grows_tasks_but_no_modalities(random_models: ModuleType) -> None:
+    model = model_of(random_models, use_unimodal_encoder=False, modality_embedding="one_hot")
+    inputs = random_models.random_inputs(model.config)
+    before = model(inputs=inputs).logits
+    model.add_task("new", {"modalities": ["image", "table"]})
+    after = model(inputs=inputs).logits
+    assert all(torch.equal(after[task], logits) for task, logits in before.items())
+    assert model(inputs={"new": random_models.random_inputs(model.config)["new"]}).logits["new"].shape == (2, 2)
+    with pytest.raises(ValueError, match="a model cannot grow a modality"):
+        model.add_modality("radar", RADAR, like="film/sound")
+
+
 def test_modalities_wait_for_their_tasks_in_any_order(random_models: ModuleType, tmp_path: Path) -> None:
     model = model_of(random_models)
     inputs = random_models.random_inputs(model.config)
