@@ -127,8 +127,8 @@ class GrowingModel(PreTrainedModel):
             task: its description; its modalities must be known (see `add_modality`).
             like: an old task whose groups are used.
             groups: `{"unimodal": {"name/modality": 0}, "crossmodal": {"name/a+b": 0}}`, for any part of the new nodes.
-            own_groups: clone the groups that old tasks use, so that the new task can be trained and all of its
-                parameters are its own. In a model whose groups are adapters, the adapters are cloned.
+            own_groups: clone the groups that old tasks use, so that training the new parameters alone trains the task
+                and leaves old tasks as they are. In a model whose groups are adapters, the adapters are cloned.
 
         Returns:
             Names of the new parameters: the head, and clones.
@@ -146,7 +146,7 @@ class GrowingModel(PreTrainedModel):
         tasks = {**old.tasks, name: task}
         # Checks the description, and knows the new nodes.
         nodes = _changed(old, tasks=tasks, parameter_groups=None, group_modalities=None)
-        new = {
+        new: dict[GroupKind, list[str]] = {
             "unimodal": [pair for pair in nodes.modality_task_pairs() if pair.startswith(f"{name}/")],
             "crossmodal": [pair for pair in nodes.interactions() if pair.startswith(f"{name}/")],
         }
@@ -181,7 +181,7 @@ class GrowingModel(PreTrainedModel):
             mine = getattr(self, part)
             if part in sources:
                 kept: list[nn.Module] = []
-                for source, new in zip(sources[part], module, strict=True):
+                for source, new in zip(sources[part], module.children(), strict=True):
                     # A group is continued in place once; what else continues it is a clone.
                     again = source is None or any(mine[source] is other for other in kept)
                     kept.append(new if again else mine[source])

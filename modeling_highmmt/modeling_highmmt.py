@@ -381,7 +381,7 @@ class HighMMTModel(HighMMTPreTrainedModel, GrowingModel):
             shared, adapters = self.unimodal_groups, self.unimodal_adapters
         else:
             shared, adapters = self.crossmodal_groups, self.crossmodal_adapters
-        bases = [shared[base] for base in self.config.group_bases(kind)]
+        bases: list[Callable[..., Any]] = [shared[base] for base in self.config.group_bases(kind)]
         if self.config.group_adapter_rank is None:
             return bases
         return [partial(adapter, base) for adapter, base in zip(adapters, bases, strict=True)]
