@@ -36,6 +36,13 @@ def random_modality(seed: int) -> dict[str, object]:
     }
 
 
+def random_task(rng: random.Random, names: list[str]) -> dict[str, object]:
+    """A task over up to three of the named modalities; a retrieval has two."""
+    chosen = rng.sample(names, rng.randint(1, min(3, len(names))))
+    kinds = ["single_label_classification", "regression", *(["retrieval"] if len(chosen) == 2 else [])]
+    return {"modalities": chosen, "problem_type": rng.choice(kinds), "num_labels": rng.randint(2, 3)}
+
+
 def random_config(seed: int, **changes: object) -> HighMMTConfig:
     """Up to four modalities, three tasks and any groups."""
     rng = random.Random(seed)
@@ -44,12 +51,7 @@ def random_config(seed: int, **changes: object) -> HighMMTConfig:
         **SIZES,
         "modalities": {name: random_modality(rng.randrange(10**6)) for name in names},
         "tasks": {
-            task: {
-                "modalities": rng.sample(names, rng.randint(1, min(3, len(names)))),
-                "problem_type": rng.choice(["single_label_classification", "regression"]),
-                "num_labels": rng.randint(2, 3),
-            }
-            for task in rng.sample(["first", "second", "third"], rng.randint(1, 3))
+            task: random_task(rng, names) for task in rng.sample(["first", "second", "third"], rng.randint(1, 3))
         },
         "num_unimodal_layers": rng.randint(1, 2),
         "modality_embedding": rng.choice(["one_hot", "learned", "none"]),

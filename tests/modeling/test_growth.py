@@ -238,6 +238,17 @@ def test_the_first_interaction_of_a_model_gets_a_new_group(random_models: Module
     model(inputs=random_models.random_inputs(model.config))
 
 
+def test_a_retrieval_is_added_without_an_interaction(random_models: ModuleType) -> None:
+    model = model_of(random_models, parameter_groups=APART)
+    task = {"modalities": ["image", "table"], "problem_type": "retrieval", "num_labels": 8}
+    new = model.add_task("find", task)
+    assert {name.split(".")[1] for name in new} == {"find"}
+    assert not any(node.startswith("find/") for node in model.config.group_map("crossmodal"))
+    inputs = random_models.random_inputs(model.config, size=3)["find"]
+    loss = model(inputs={"find": inputs}, labels={"find": torch.arange(3)}).loss
+    assert torch.isfinite(loss)
+
+
 def test_a_model_without_unimodal_encoder_grows_tasks_but_no_modalities(random_models: ModuleType) -> None:
     model = model_of(random_models, use_unimodal_encoder=False, modality_embedding="one_hot")
     inputs = random_models.random_inputs(model.config)
