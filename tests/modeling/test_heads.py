@@ -353,7 +353,7 @@ def test_half_precision_keeps_similarities_exact() -> None:
     ("task", "labels", "message"),
     [
         ("find", torch.zeros(4, dtype=torch.long), r"Task 'find': labels have shape \(4,\), expected \(5,\)"),
-        ("find", torch.zeros(5), "Task 'find': a retrieval's labels are whole numbers"),
+        ("find", torch.zeros(5), "Task 'find', labels: expected whole numbers"),
         ("phase", torch.zeros(2, dtype=torch.long), r"Task 'phase': labels have shape \(2,\), expected \(2, 2\)"),
         ("phase", torch.full((2, 2), 3), "Task 'phase': label 3 is not a class from 0 to 2"),
         ("place", torch.zeros(3, 2), r"Task 'place': labels have shape \(3, 2\), expected \(3, 4, 2\)"),
