@@ -313,6 +313,12 @@ class HighMMTConfig(PreTrainedConfig):
         # Sorted, so that two configs which list the same modalities in another order mean the same weights.
         return sorted(self.modalities if self.group_modalities is None else self.group_modalities[group])
 
+    def modalities_of_all_groups(self) -> list[str]:
+        """Names of the modalities that every unimodal group was made for, sorted: all but those that were grown."""
+        if self.group_modalities is None:
+            return sorted(self.modalities)
+        return sorted(set(self.modalities).intersection(*self.group_modalities))
+
     def width_of_group(self, group: int) -> int:
         """Width of the elements that a unimodal group reads; `d_all` where it is made for all modalities."""
         return self._element_width(self.modalities_of_group(group))

@@ -55,12 +55,12 @@ class ParameterGroups:
     @property
     def num_unimodal_groups(self) -> int:
         """|U|, the number of copies of the unimodal encoder (at least one)."""
-        return max(self.unimodal.values(), default=0) + 1
+        return max([0, *self.unimodal.values()]) + 1
 
     @property
     def num_crossmodal_groups(self) -> int:
         """|C|, the number of copies of the crossmodal transformer; 0 where there is no interaction."""
-        return max(self.crossmodal.values(), default=-1) + 1
+        return max([-1, *self.crossmodal.values()]) + 1
 
     @classmethod
     def share_all(cls, unimodal_nodes: Iterable[str], crossmodal_nodes: Iterable[str]) -> ParameterGroups:

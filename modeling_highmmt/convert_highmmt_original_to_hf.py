@@ -68,7 +68,7 @@ def convert_original_state_dict(
         for name, value in _network(weights, f"group{original}.", "cross_layers"):
             state[f"crossmodal_groups.{index}.{name}"] = value
     if config.modality_embedding == "learned":
-        state |= _embeddings(weights, description)
+        state["modality_embeddings"] = _embeddings(weights, description)
     for name, value in weights.items():
         if name.startswith("heads."):
             _, task, position, rest = name.split(".", 3)
@@ -278,14 +278,15 @@ def _sort_one_hot(name: str, value: Tensor, description: Mapping[str, Any], conf
     return torch.cat([value[..., :start], value[..., start:].index_select(-1, order)], dim=-1)
 
 
-def _embeddings(weights: Mapping[str, Tensor], description: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The learned vector of each modality, from the copy of the network that encodes it."""
+def _embeddings(weights: Mapping[str, Tensor], description: Mapping[str, Any]) -> Tensor:
+    """One row for each modality in sorted order, from the copy of the network that encodes it."""
+    declared = list(description["modalities"])
     shared = description.get("groups")
-    vectors = {}
-    for row, modality in enumerate(description["modalities"]):
+    rows = []
+    for modality in sorted(declared):
         copy = shared["unimodal"].get(modality, 0) if shared else 0
-        vectors[f"modality_embeddings.{modality}"] = _take(weights, f"group{copy}.embed")[row].clone()
-    return vectors
+        rows.append(_take(weights, f"group{copy}.embed")[declared.index(modality)])
+    return torch.stack(rows)
 
 
 __all__ = ["convert_original_checkpoint", "convert_original_state_dict"]

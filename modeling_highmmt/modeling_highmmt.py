@@ -108,8 +108,9 @@ class HighMMTPreTrainedModel(PreTrainedModel):
             init.normal_(module.weight, std=self.config.initializer_range)
         elif isinstance(module, UnimodalEncoder):
             init.normal_(module.latents, std=self.config.initializer_range)
-        elif isinstance(module, nn.ParameterDict):  # modality embeddings
-            for embedding in module.values():
+        elif isinstance(module, HighMMTModel) and module.modality_embeddings is not None:
+            init.normal_(module.modality_embeddings, std=self.config.initializer_range)
+            for embedding in module.grown_modality_embeddings.values():
                 init.normal_(embedding, std=self.config.initializer_range)
         elif isinstance(module, LowRankUpdate):
             bound = module.down.shape[1] ** -0.5
@@ -134,14 +135,19 @@ class HighMMTModel(HighMMTPreTrainedModel, GrowingModel):
         if not config.tasks:
             raise ValueError("HighMMTModel needs a config with at least one task; this one has none.")
         vocabularies = {name: entry for name, entry in config.modalities.items() if entry.vocab_size is not None}
-        learned = config.modalities if config.modality_embedding == "learned" else {}
+        learned = config.modality_embedding == "learned"
+        first = config.modalities_of_all_groups()
+        grown = [name for name in sorted(config.modalities) if learned and name not in first]
         _check_module_names("Task", config.tasks)
-        _check_module_names("Modality", {**vocabularies, **learned})
+        _check_module_names("Modality", [*vocabularies, *grown])
         self.token_embeddings = nn.ModuleDict(
             {name: nn.Embedding(entry.vocab_size, entry.num_channels) for name, entry in sorted(vocabularies.items())}
         )
-        self.modality_embeddings = nn.ParameterDict(
-            {name: nn.Parameter(torch.empty(config.num_modality_channels)) for name in sorted(learned)}
+        shape = len(first), config.num_modality_channels
+        self.modality_embeddings = nn.Parameter(torch.empty(shape)) if learned else None
+        # Apart, so that a modality more does not change the parameter above.
+        self.grown_modality_embeddings = nn.ParameterDict(
+            {name: nn.Parameter(torch.empty(config.num_modality_channels)) for name in grown}
         )
         bases = config.group_bases("unimodal")
         widths = [config.width_of_group(bases.index(base)) for base in range(max(bases, default=-1) + 1)]
@@ -276,8 +282,11 @@ class HighMMTModel(HighMMTPreTrainedModel, GrowingModel):
     def _with_modality_embedding(self, modality: str, positions: Tensor, group: int) -> Tensor:
         if self.config.modality_embedding == "none":
             return positions
-        if self.config.modality_embedding == "learned":
-            embedding = self.modality_embeddings[modality]
+        if self.modality_embeddings is not None:
+            if modality in self.grown_modality_embeddings:
+                embedding = self.grown_modality_embeddings[modality]
+            else:
+                embedding = self.modality_embeddings[self.config.modalities_of_all_groups().index(modality)]
         else:
             names = self.config.modalities_of_group(group)
             embedding = F.one_hot(torch.tensor(names.index(modality), device=positions.device), len(names))
@@ -427,12 +436,16 @@ class HighMMTModel(HighMMTPreTrainedModel, GrowingModel):
         Args:
             modalities: each task with a loss in the step, to its modalities there.
         """
-        active = set()
+        active, first = set(), set(self.config.modalities_of_all_groups())
         groups = {kind: self.config.group_map(kind) for kind in KINDS}
         bases = {kind: self.config.group_bases(kind) for kind in KINDS}
         for task, names in modalities.items():
             active.add(f"heads.{task}")
-            active |= {f"{part}.{name}" for part in ("token_embeddings", "modality_embeddings") for name in names}
+            active |= {
+                f"{part}.{name}" for part in ("token_embeddings", "grown_modality_embeddings") for name in names
+            }
+            if not first.isdisjoint(names):
+                active.add("modality_embeddings")
             nodes = {"unimodal": [f"{task}/{name}" for name in names]}
             nodes["crossmodal"] = [self._interaction(task, *pair) for pair in itertools.combinations(names, 2)]
             for kind in KINDS:

@@ -36,7 +36,9 @@ def standardise(model: HighMMTModel, modality: str, values: Tensor, group: int =
     if config.modality_embedding == "one_hot":
         embedding = F.one_hot(torch.tensor(names.index(modality)), len(names)).float()
     elif config.modality_embedding == "learned":
-        embedding = model.modality_embeddings[modality]
+        grown = model.grown_modality_embeddings
+        first = sorted(set(config.modalities) - set(grown.keys()))
+        embedding = grown[modality] if modality in grown else model.modality_embeddings[first.index(modality)]
     else:
         embedding = values.new_zeros(0)
     embedding = embedding.expand(*values.shape[:-1], -1)
