@@ -115,8 +115,8 @@ def unfolded_read_last(
     return output[:, 0], weights
 
 
-def feed_forward_with_autograd(self: FeedForward, latents: Tensor) -> Tensor:
-    """The gate through autograd's own product and GELU."""
+def interleaved_feed_forward(self: FeedForward, latents: Tensor, halves: Any) -> Tensor:
+    """Value and gate as the halves of every row of one product."""
     value, gate = self.up_proj(self.norm(latents)).chunk(2, dim=-1)
     return self.down_proj(value * F.gelu(gate)) + latents
 
@@ -225,9 +225,9 @@ SAVINGS = {
         f"{layers._BLOCK_BYTES >> 20} MiB of its 8 d_latents wide middle at a time, which stay in the cache",
         ((layers, "_BLOCK_BYTES", 1 << 50),),
     ),
-    "gate without copies": Saving(
-        "d[a | b] is filled in place instead of joined from two gradients",
-        ((FeedForward, "_transform", feed_forward_with_autograd),),
+    "value and gate apart": Saving(
+        "a and b are two products, not the halves of one: each is contiguous, and so are their gradients",
+        ((FeedForward, "_transform", interleaved_feed_forward),),
     ),
     "cached positions": Saving(
         "the Fourier features of an axis are worked out once per size, not once per step",
