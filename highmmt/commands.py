@@ -38,7 +38,7 @@ from .modeling_highmmt import HighMMTModel, labelled
 from .modeling_highmmt.export import Format, describe_program, save_program
 from .modeling_highmmt.heads import RetrievalHead
 from .processing import HighMMTProcessor
-from .processing.rows import is_list, plain_array
+from .processing.arrow import is_list, plain_array
 from .processing.targets import best_matches, name_matches
 from .suites import Suite
 from .suites.lines import did_you_mean

@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 from transformers import BatchFeature
 
-from .rows import plain_array
 from .serializers import Elements, ElementShape
 
 
@@ -72,39 +69,3 @@ def pad_elements(elements: Elements, shape: ElementShape, pad_value: int = 0) ->
     axes = shape.axes[1:]
     mask = torch.from_numpy(real).reshape(len(lengths), size, *[1] * len(axes))
     return torch.from_numpy(padded), mask.expand(len(lengths), size, *[n for n in axes if n is not None]).contiguous()
-
-
-def elements_to_arrow(elements: Elements, shape: ElementShape) -> pa.ListArray:
-    """One flat list per row, row-major over axes and channels."""
-    width = int(np.prod(shape.tail, dtype=np.int64))
-    ends = np.cumsum(elements.lengths) * width
-    if len(ends) and ends[-1] > np.iinfo(np.int32).max:
-        raise ValueError(f"{ends[-1]} numbers are too many for one batch of rows; encode fewer rows at a time.")
-    offsets = np.concatenate([[0], ends]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(elements.values.reshape(-1)))
-
-
-def elements_from_arrow(column: pa.ChunkedArray | pa.Array, shape: ElementShape, owner: str) -> Elements:
-    """What `elements_to_arrow` made a column of.
-
-    Args:
-        column: flat lists of float32 or int32.
-        shape: shape of one row.
-        owner: what errors begin with, such as `Task 'digits', modality 'image'`.
-
-    Raises:
-        ValueError: not such lists, or a length that the shape does not divide: made by another processor.
-    """
-    array = plain_array(column)
-    expected = pa.float32() if shape.num_channels is not None else pa.int32()
-    if not (pa.types.is_list(array.type) or pa.types.is_large_list(array.type)) or array.type.value_type != expected:
-        raise ValueError(f"{owner}: found {array.type}, expected lists of {expected}; encode with this processor.")
-    width = int(np.prod(shape.tail, dtype=np.int64))
-    sizes = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False).astype(np.int64)
-    fixed = None if shape.varies or shape.axes[0] is None else shape.axes[0] * width
-    wrong = sizes % width != 0 if fixed is None else (sizes != fixed) & (sizes != 0)
-    if wrong.any():
-        found, wanted = int(sizes[wrong.argmax()]), f"a multiple of {width}" if fixed is None else str(fixed)
-        raise ValueError(f"{owner}: found {found} numbers in a row, expected {wanted}; encode with this processor.")
-    flat = array.flatten().to_numpy(zero_copy_only=False)
-    return Elements(flat.reshape(-1, *shape.tail), sizes // width)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -21,10 +20,10 @@ from transformers.processing_utils import ProcessorMixin
 
 from ..configuration.configuration_highmmt import TaskConfig
 from ..configuration.files import write_text
-from .collation import HighMMTBatch, elements_from_arrow, elements_to_arrow, pad_elements
+from .collation import HighMMTBatch, pad_elements
 from .descriptions import MODEL_OPTIONS, RESERVED_NAMES, check_modalities, check_one_tokenizer, read_task
 from .plain_data import code_digest, plain_copy, readable_json
-from .rows import Source, Values, is_list, plain_array, read_numbers
+from .rows import Source, Values, read_numbers
 from .samples import arrange_samples
 from .sequences import TextSerializer
 from .serializers import ElementShape, Serializer, Statistics
@@ -32,6 +31,7 @@ from .targets import Target, best_matches, name_matches
 
 if TYPE_CHECKING:
     import datasets
+    import pyarrow as pa
 
 MAX_NUMBERS_PER_BATCH = 2**23
 
@@ -250,6 +250,8 @@ class HighMMTProcessor(ProcessorMixin):
         Raises:
             ValueError: a column is missing, or the rows were encoded by another processor.
         """
+        from .arrow import elements_from_arrow, labels_from_arrow
+
         self._require_task(task)
         inputs: dict[str, Tensor] = {}
         masks: dict[str, Tensor] = {}
@@ -265,12 +267,8 @@ class HighMMTProcessor(ProcessorMixin):
                 masks[modality] = mask
         batch: dict[str, Any] = {"inputs": {task: inputs}, "attention_mask": {task: masks}}
         if "labels" in rows.column_names:
-            labels = plain_array(rows["labels"])
-            flat = labels.flatten() if is_list(labels.type) else labels
-            kind = np.int64 if pa.types.is_integer(flat.type) else np.float32
-            values = flat.to_numpy(zero_copy_only=False).astype(kind)
-            label_shape = self._targets[task].label_shape(self._fitted(task, "labels"))
-            batch["labels"] = {task: torch.from_numpy(values.reshape(len(rows), *label_shape))}
+            shape = self._targets[task].label_shape(self._fitted(task, "labels"))
+            batch["labels"] = {task: torch.from_numpy(labels_from_arrow(rows["labels"], shape))}
         if "row" in rows.column_names:
             row = rows["row"].to_numpy().astype(np.int64)
             batch["row"] = {task: torch.from_numpy(row)}
@@ -536,6 +534,10 @@ class HighMMTProcessor(ProcessorMixin):
         return np.stack([read_numbers(table[source.column], source) for source in sources], axis=1)
 
     def _encode_table(self, table: pa.Table, indices: list[int], *, task: str, with_labels: bool) -> pa.Table:
+        import pyarrow as pa
+
+        from .arrow import elements_to_arrow, labels_to_arrow
+
         first = int(indices[0])
         columns: dict[str, Any] = {"row": pa.array(indices, pa.int64())}
         for modality in self._names(task):
@@ -549,8 +551,7 @@ class HighMMTProcessor(ProcessorMixin):
                 labels = np.array(indices, dtype=np.int64)
             else:
                 labels = target.encode(table[target.column], self._label_source(task, first), statistics)
-            shaped = labels.reshape(len(labels), -1)
-            columns["labels"] = pa.array(labels) if labels.ndim == 1 else _matrix_to_arrow(shaped)
+            columns["labels"] = labels_to_arrow(labels)
         return pa.table(columns)
 
     def _rows_per_batch(self, task: str) -> int:
@@ -588,11 +589,6 @@ class HighMMTProcessor(ProcessorMixin):
         if serializer.position_length is not None:
             config["max_length"] = serializer.position_length
         return config
-
-
-def _matrix_to_arrow(values: np.ndarray) -> pa.ListArray:
-    offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values.reshape(-1)))
 
 
 def _as_numpy(data: Any) -> Any:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
-Values: TypeAlias = pa.ChunkedArray | pa.Array | np.ndarray | Sequence[Any]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Values: TypeAlias = "pa.ChunkedArray | pa.Array | np.ndarray | Sequence[Any]"
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,10 @@ def read_rows(values: Values, source: Source, tail: Sequence[int] | None = None)
         ValueError: not numeric, or the shape of a row differs; the message names the row, found and expected.
     """
     expected = None if tail is None else tuple(tail)
-    if isinstance(values, (pa.ChunkedArray, pa.Array)):
-        rows = _from_arrow(plain_array(values), source, expected)
+    if is_arrow(values):
+        from .arrow import rows_of_column
+
+        rows = rows_of_column(values, source, expected)
     else:
         rows = _from_samples(values, source, expected)
     if expected is not None and rows.tail != expected:
@@ -136,11 +139,10 @@ def read_numbers(values: Values, source: Source) -> np.ndarray:
     Raises:
         ValueError: an entry is not a single number; the message names the row.
     """
-    if isinstance(values, (pa.ChunkedArray, pa.Array)):
-        array = plain_array(values)
-        if is_list(array.type):
-            raise source.error(f"found a list ({array.type}), expected a single number.", 0)
-        return _arrow_numbers(array, source, 0).astype(np.float64)
+    if is_arrow(values):
+        from .arrow import numbers_of_column
+
+        return numbers_of_column(values, source)
     numbers = np.full(len(values), np.nan)
     for row, value in enumerate(values):
         if value is not None:
@@ -151,72 +153,18 @@ def read_numbers(values: Values, source: Source) -> np.ndarray:
     return numbers
 
 
-def plain_array(values: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """One Arrow array without chunks and without extension types (`datasets.Array2D` and its relatives)."""
-    if isinstance(values, pa.ChunkedArray):
-        values = values.combine_chunks()
-        if isinstance(values, pa.ChunkedArray):  # some versions of pyarrow keep one chunk as chunked
-            values = values.chunk(0) if values.num_chunks == 1 else pa.concat_arrays(values.chunks)
-    if isinstance(values, pa.ExtensionArray):
-        values = values.storage
-    if isinstance(values, pa.DictionaryArray):
-        values = values.dictionary_decode()
-    return values
+def entries_of(values: Values) -> list[Any]:
+    """The rows of an Arrow column or of a sequence as Python values."""
+    if is_arrow(values):
+        from .arrow import plain_array
+
+        values = plain_array(values).to_pylist()
+    return list(values)
 
 
-def is_list(kind: pa.DataType) -> bool:
-    """True for each of Arrow's list types."""
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-
-
-def _from_arrow(array: pa.Array, source: Source, expected: tuple[int, ...] | None) -> Rows:
-    present = array.is_valid().to_numpy(zero_copy_only=False)
-    if not is_list(array.type):
-        if not pa.types.is_null(array.type):
-            raise source.error(f"found {array.type}, expected a list of numbers.", 0)
-        return Rows(np.zeros((0, *(expected or ()))), np.zeros(len(array), np.int64), present, source)
-    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False).astype(np.int64)
-    ends = np.cumsum(lengths)
-    array = array.flatten()
-    tail: list[int] = []
-    per_element = 1  # how many entries of `array` one element of the first axis holds
-    while is_list(array.type):
-        fixed = array.type.list_size if pa.types.is_fixed_size_list(array.type) else None
-        axis = len(tail)
-        wanted = expected[axis] if expected is not None and axis < len(expected) else fixed
-        if array.null_count or fixed is None:
-            sizes = pc.fill_null(pc.list_value_length(array), -1).to_numpy(zero_copy_only=False)
-            if wanted is None and len(sizes):
-                wanted = int(sizes[0])
-            wrong = sizes != wanted
-            if wrong.any():
-                first = int(wrong.argmax())
-                row = int(np.searchsorted(ends, first // per_element, side="right"))
-                found = "a missing (null) list" if sizes[first] < 0 else f"a list of {sizes[first]} values"
-                raise source.error(f"found {found} on axis {axis + 2}, expected a list of {wanted} values.", row)
-        elif wanted != fixed and len(array):
-            row = int((lengths > 0).argmax())
-            raise source.error(f"found lists of {fixed} values on axis {axis + 2}, expected {wanted}.", row)
-        size = fixed if wanted is None else wanted
-        tail.append(0 if size is None else size)
-        per_element *= tail[-1]
-        array = array.flatten()
-    first_row = int((lengths > 0).argmax()) if len(lengths) else 0
-    numbers = _arrow_numbers(array, source, first_row)
-    return Rows(numbers.reshape(int(lengths.sum()), *tail), lengths, present, source)
-
-
-def _arrow_numbers(array: pa.Array, source: Source, row: int) -> np.ndarray:
-    kind = array.type
-    if pa.types.is_null(kind):
-        return np.full(len(array), np.nan)
-    if pa.types.is_boolean(kind):
-        array = array.cast(pa.uint8())
-    elif pa.types.is_decimal(kind):
-        array = array.cast(pa.float64())
-    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        raise source.error(f"found {kind} values, expected numbers.", row)
-    return array.to_numpy(zero_copy_only=False)  # nulls become NaN
+def is_arrow(values: Values) -> TypeGuard[pa.ChunkedArray | pa.Array]:
+    """True for an Arrow column; asked without pyarrow, which raw Python values do not need."""
+    return hasattr(values, "to_pylist")
 
 
 def _from_samples(values: Values, source: Source, expected: tuple[int, ...] | None) -> Rows:

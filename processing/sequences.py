@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import pyarrow as pa
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from .rows import Source, Values, plain_array
+from .rows import Source, Values, entries_of
 from .serializers import (
     Elements,
     ElementShape,
@@ -253,11 +252,11 @@ class TextSerializer(Serializer):
         Raises:
             ValueError: an entry is neither text nor None; the message names the row.
         """
-        entries = plain_array(values).to_pylist() if isinstance(values, (pa.ChunkedArray, pa.Array)) else list(values)
-        for row, entry in enumerate(entries):
+        texts = entries_of(values)
+        for row, entry in enumerate(texts):
             if not (entry is None or isinstance(entry, str)):
                 raise source.error(f"found {type(entry).__name__} {str(entry)[:40]!r}, expected text.", row)
-        return entries
+        return texts
 
     def fit(self, values: Values, source: Source) -> Statistics:
         """Size of the vocabulary and length of the longest text, in tokens. See `Serializer.fit`."""

@@ -5,15 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import pyarrow as pa
 
-from .rows import Rows, Source, Values, plain_array, read_rows, shape_text
+from .rows import Rows, Source, Values, is_arrow, read_rows, shape_text
 from .scaling import SCALES, apply_scaling, fit_scaling, mean_and_deviation
 
 Statistics = dict[str, Any]
@@ -261,11 +259,11 @@ class ImageSerializer(NumericSerializer):
         return statistics["ndim"]
 
     def _read(self, values: Values, source: Source, tail: Sequence[int] | None) -> Rows:
-        if isinstance(values, (pa.ChunkedArray, pa.Array)):
-            array = plain_array(values)
-            if pa.types.is_struct(array.type):  # datasets.Image
-                values = [_decoded(item, source, row) for row, item in enumerate(array.to_pylist())]
-        if not isinstance(values, (pa.ChunkedArray, pa.Array, np.ndarray)):
+        if is_arrow(values):
+            from .arrow import images_of_column
+
+            values = images_of_column(values, source)
+        if not (is_arrow(values) or isinstance(values, np.ndarray)):
             values = [self._pixels(item) for item in values]
         return read_rows(values, source, tail)
 
@@ -416,22 +414,6 @@ class FlaggedSerializer(ScaledSerializer):
 def _blank(frames: np.ndarray) -> np.ndarray:
     """(frames,) bool: no pixel differs from 0."""
     return np.asarray(~frames.any(axis=(1, 2, 3)))
-
-
-def _decoded(item: Mapping[str, Any] | None, source: Source, row: int) -> Any:
-    """The PIL image in a `datasets.Image` entry (encoded bytes or a path)."""
-    if item is None:
-        return None
-    from PIL import Image, UnidentifiedImageError
-
-    if set(item) != {"bytes", "path"}:
-        raise source.error(f"found a structure of {', '.join(item)}, expected an image.", row)
-    try:
-        image = Image.open(BytesIO(item["bytes"]) if item["bytes"] is not None else item["path"])
-        image.load()
-    except (OSError, UnidentifiedImageError) as error:
-        raise source.error(f"the image cannot be read: {error}.", row) from error
-    return image
 
 
 def group_steps(values: np.ndarray, lengths: np.ndarray, size: int, fill: float) -> tuple[np.ndarray, np.ndarray]:

@@ -9,12 +9,11 @@ from dataclasses import dataclass, fields
 from typing import Any, get_args
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
 from ..configuration.configuration_highmmt import ProblemType
-from .rows import Source, Values, as_array, is_list, plain_array, read_numbers, read_rows, shape_text
+from .rows import Source, Values, as_array, entries_of, is_arrow, read_numbers, read_rows, shape_text
 from .scaling import mean_and_deviation
 from .serializers import Statistics
 
@@ -282,15 +281,15 @@ class Target:
 
 def _is_flat(values: Values) -> bool:
     """True where each row is one number rather than a list."""
-    if isinstance(values, (pa.ChunkedArray, pa.Array)):
+    if is_arrow(values):
+        from .arrow import is_list, plain_array
+
         return not is_list(plain_array(values).type)
     return all(value is None or np.ndim(value) == 0 for value in values)
 
 
 def _entries(values: Values) -> list[Any]:
-    if isinstance(values, (pa.ChunkedArray, pa.Array)):
-        return plain_array(values).to_pylist()
-    return [value.item() if hasattr(value, "item") and np.ndim(value) == 0 else value for value in values]
+    return [value.item() if hasattr(value, "item") and np.ndim(value) == 0 else value for value in entries_of(values)]
 
 
 def _found_classes(entries: list[Any], source: Source) -> list[str]:
