@@ -391,6 +391,9 @@ class HighMMTConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain data; `HighMMTConfig(**config.to_dict())` equals the original."""
         output = super().to_dict()
+        if self._auto_class is None:
+            # It names the code files of the folder this was loaded from, which do not go where this is saved.
+            output.pop("auto_map", None)
         output["modalities"] = {name: asdict(modality) for name, modality in self.modalities.items()}
         output["tasks"] = {name: asdict(task) for name, task in self.tasks.items()}
         for task in output["tasks"].values():

@@ -1,7 +1,5 @@
 """Which modality-task pair and which interaction uses which copy of the shared parameters."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -63,12 +61,12 @@ class ParameterGroups:
         return max([-1, *self.crossmodal.values()]) + 1
 
     @classmethod
-    def share_all(cls, unimodal_nodes: Iterable[str], crossmodal_nodes: Iterable[str]) -> ParameterGroups:
+    def share_all(cls, unimodal_nodes: Iterable[str], crossmodal_nodes: Iterable[str]) -> "ParameterGroups":
         """One group for all modality-task pairs and one for all interactions."""
         return cls(dict.fromkeys(unimodal_nodes, 0), dict.fromkeys(crossmodal_nodes, 0))
 
     @classmethod
-    def share_none(cls, unimodal_nodes: Iterable[str], crossmodal_nodes: Iterable[str]) -> ParameterGroups:
+    def share_none(cls, unimodal_nodes: Iterable[str], crossmodal_nodes: Iterable[str]) -> "ParameterGroups":
         """Every modality-task pair and every interaction in a group of its own."""
         return cls(
             {node: group for group, node in enumerate(unimodal_nodes)},
@@ -76,7 +74,7 @@ class ParameterGroups:
         )
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Mapping[str, int]]) -> ParameterGroups:
+    def from_dict(cls, values: Mapping[str, Mapping[str, int]]) -> "ParameterGroups":
         """The groups in `{"unimodal": {...}, "crossmodal": {...}}`.
 
         Raises:
@@ -92,7 +90,7 @@ class ParameterGroups:
         return cls(unimodal=dict(values.get("unimodal", {})), crossmodal=dict(values.get("crossmodal", {})))
 
     @classmethod
-    def from_json_file(cls, path: str | Path) -> ParameterGroups:
+    def from_json_file(cls, path: str | Path) -> "ParameterGroups":
         """The groups in a JSON file.
 
         Raises:
@@ -107,7 +105,7 @@ class ParameterGroups:
         """The groups as plain data, the form `from_dict` takes."""
         return {"unimodal": dict(self.unimodal), "crossmodal": dict(self.crossmodal)}
 
-    def matched_to(self, unimodal_nodes: Iterable[str], crossmodal_nodes: Iterable[str]) -> ParameterGroups:
+    def matched_to(self, unimodal_nodes: Iterable[str], crossmodal_nodes: Iterable[str]) -> "ParameterGroups":
         """The same groups in the order and spelling of the given nodes; `a+b` and `b+a` are one interaction.
 
         Raises:
