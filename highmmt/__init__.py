@@ -12,7 +12,7 @@ from pathlib import Path as _Path
 
 __version__ = _version("highmmt")
 
-# Public name -> the room it lives in; loaded on first use.
+# Public name -> the room or module it lives in; loaded on first use.
 _HOME = {
     "HighMMTConfig": "configuration",
     "HighMMTModel": "modeling_highmmt",
@@ -27,6 +27,7 @@ _HOME = {
     "Suite": "suites",
     "TaskConfig": "configuration",
     "TrainingSettings": "train",
+    "add_code_files": "code_files",
     "available_suites": "suites",
     "cluster_parameter_groups": "heterogeneity",
     "complete_matrix": "heterogeneity",

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.processing_utils import ProcessorMixin
 
 from ..configuration.configuration_highmmt import TaskConfig
@@ -390,8 +391,12 @@ class HighMMTProcessor(ProcessorMixin):
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the tokenizer as plain data."""
+        name = type(self).__name__
+        # Code that came with a folder goes where this is saved.
+        code = {"AutoProcessor": f"{type(self).__module__.rpartition('.')[2]}.{name}"}
         return {
-            "processor_class": type(self).__name__,
+            "processor_class": name,
+            **({} if self._auto_class is None else {"auto_map": code}),
             "modalities": copy.deepcopy(self.modalities),
             "tasks": copy.deepcopy(self.tasks),
             "statistics": copy.deepcopy(self.statistics),
@@ -427,6 +432,8 @@ class HighMMTProcessor(ProcessorMixin):
                 self.tokenizer.save_pretrained(temporary)
                 for file in sorted(Path(temporary).iterdir()):
                     os.replace(file, folder / file.name)
+        if self._auto_class is not None:
+            custom_object_save(self, folder)
         self.to_json_file(folder / "processor_config.json")
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
