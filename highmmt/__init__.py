@@ -33,6 +33,7 @@ _HOME = {
     "complete_matrix": "heterogeneity",
     "load_suite": "suites",
     "measure_heterogeneity": "heterogeneity",
+    "push_to_hub": "hub",
     "run_study": "analysis",
     "write_report": "analysis",
 }

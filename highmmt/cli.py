@@ -398,6 +398,36 @@ def export(
     out.print(table)
 
 
+@app.command()
+def push(
+    folder: ModelArgument,
+    repository: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Repository, made if need be.")],
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    with_code: Annotated[
+        bool, typer.Option("--with-code", help="Add the code, for trust_remote_code=True where highmmt is missing.")
+    ] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch, made if need be. Default: main.")] = None,
+    commit_message: Annotated[str | None, typer.Option(help="Message of the commit.")] = None,
+) -> None:
+    """Upload a model folder to the Hugging Face Hub.
+
+    One commit with configuration, weights, processor, tokenizer and model card. Log in first with `hf auth login`, or
+    set HF_TOKEN.
+
+    Example: highmmt push runs/starter/finetuned my-org/highmmt-starter --private
+    """
+    _prepare_libraries()
+    from huggingface_hub.utils import disable_progress_bars
+
+    from .hub import push_to_hub
+
+    disable_progress_bars()
+    address = push_to_hub(
+        folder, repository, private=private, with_code=with_code, revision=revision, commit_message=commit_message
+    )
+    _tell(f"{folder} is at {address}")
+
+
 def main() -> None:
     """Entry point: success is 0; user errors are one line on stderr and 2, never a traceback; Ctrl-C is 130."""
     try:

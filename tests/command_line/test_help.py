@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-COMMANDS = ("run", "train", "heterogeneity", "cluster", "evaluate", "predict", "report", "inspect", "convert")
+COMMANDS = ("run", "train", "heterogeneity", "cluster", "evaluate", "predict", "report", "inspect", "convert", "push")
 HEAVY = {"torch", "transformers", "datasets", "numpy", "sklearn", "scipy", "matplotlib", "huggingface_hub"}
 
 

@@ -24,21 +24,32 @@ PREAMBLE = """
 import socket
 _connect = socket.socket.connect
 def _guarded(self, address):
-    if self.family in (socket.AF_INET, socket.AF_INET6) and not str(address[0]).startswith("127."):
+    if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1"):
         raise AssertionError(f"tried to connect to {address[0]}")
     return _connect(self, address)
 socket.socket.connect = _guarded
 """
 
 
+def _load(path: Path) -> ModuleType:
+    # Test folders are no packages, so that their names are free.
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture(scope="session")
 def tiny() -> ModuleType:
     """Helpers of the command line's `tiny.py`."""
-    path = Path(__file__).parents[1] / "command_line" / "tiny.py"
-    spec = importlib.util.spec_from_file_location("tiny", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return _load(Path(__file__).parents[1] / "command_line" / "tiny.py")
+
+
+@pytest.fixture(scope="session")
+def local_hub() -> ModuleType:
+    """The server of `local_hub.py`."""
+    return _load(Path(__file__).with_name("local_hub.py"))
 
 
 @pytest.fixture(scope="session")
