@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from ..configuration import HighMMTConfig
 from ..modeling_highmmt import HighMMTModel
+from ..processing import HighMMTProcessor
 from ..suites import Suite
 
 _TASK_TYPES = {
@@ -41,6 +42,7 @@ _STAGES = {
 def model_card(
     suite: Suite,
     model: HighMMTModel,
+    processor: HighMMTProcessor,
     test: Mapping[str, float],
     stage: str,
     *,
@@ -53,6 +55,7 @@ def model_card(
     Args:
         suite: what the model was trained on.
         model: the trained model.
+        processor: fitted, as it goes into the folder.
         test: task to its metric on test data.
         stage: `"pretrained"`, `"finetuned"` or `"single_task"`.
         seed: of the training that made this model.
@@ -67,6 +70,7 @@ def model_card(
         f"# HighMMT, suite `{suite.name}`\n\n{_summary(suite, model, stage)}",
         f"## Results on test data\n\n{_results(suite, model.config, test)}",
         _about_the_run(seed, num_seeds, report),
+        f"## Tasks\n\n{_tasks(suite, model.config, processor)}",
         f"## Use\n\n{_usage(suite, next(iter(model.config.tasks)))}",
         f"## Parameter groups\n\n{_groups(model.config)}",
         f"## Data\n\n{_data(suite, model.config)}",
@@ -80,9 +84,13 @@ def model_card(
 
 
 def _metadata(suite: Suite, config: HighMMTConfig, test: Mapping[str, float], stage: str) -> ModelCardData:
+    paths = {name: suite.task(name).source.get("path", "") for name in config.tasks}
     # `user/name` is a data set of the Hub; local paths are absolute, and formats have no slash.
-    paths = {suite.task(name).source.get("path", "") for name in config.tasks}
-    hub = sorted(path for path in paths if "/" in path and "://" not in path and not Path(path).is_absolute())
+    hub = {
+        name: path
+        for name, path in paths.items()
+        if "/" in path and "://" not in path and not Path(path).is_absolute()
+    }
     results = []
     for name, value in test.items():
         metric, label, arguments = _METRICS[suite.task(name).metric]
@@ -90,7 +98,7 @@ def _metadata(suite: Suite, config: HighMMTConfig, test: Mapping[str, float], st
             EvalResult(
                 task_type=_TASK_TYPES[config.tasks[name].problem_type],
                 task_name=name,
-                dataset_type=f"{suite.name}-{name}",
+                dataset_type=hub.get(name, f"{suite.name}-{name}"),
                 dataset_name=f"{suite.name}: {name}",
                 dataset_split="test",
                 metric_type=metric,
@@ -102,7 +110,7 @@ def _metadata(suite: Suite, config: HighMMTConfig, test: Mapping[str, float], st
     return ModelCardData(
         model_name=f"highmmt-{suite.name}-{stage.replace('_', '-')}",
         library_name="highmmt",
-        datasets=hub or None,
+        datasets=sorted(set(hub.values())) or None,
         tags=["highmmt", "multimodal", "multitask", *sorted(config.modalities)],
         metrics=sorted({_METRICS[suite.task(name).metric][0] for name in test}),
         eval_results=results,
@@ -146,6 +154,26 @@ def _about_the_run(seed: int, num_seeds: int, report: str | None) -> str:
             "of them."
         )
     return text
+
+
+def _tasks(suite: Suite, config: HighMMTConfig, processor: HighMMTProcessor) -> str:
+    targets, inputs = [], []
+    for name, task in config.tasks.items():
+        labels = list((task.id2label or {}).values())
+        shown = [*labels[:8], *([f"and {len(labels) - 8} more"] if len(labels) > 8 else [])]
+        targets.append((name, task.problem_type.replace("_", " "), str(task.num_labels), ", ".join(shown)))
+        for modality, entry in suite.task(name).modalities.items():
+            shape = processor.shape(name, modality)
+            axes = " x ".join("any" if size is None else str(size) for size in shape.axes)
+            channels = "token ids" if shape.num_channels is None else str(shape.num_channels)
+            columns = ", ".join(entry.get("columns", [entry.get("column")]))
+            inputs.append((name, modality, suite.modalities[modality]["kind"], columns, axes, channels))
+    return (
+        f"{_table(('task', 'problem', 'outputs', 'names'), targets)}\n\n"
+        "The processor turns raw columns into elements along one or more axes, each of some channels:\n\n"
+        f"{_table(('task', 'modality', 'kind', 'raw columns', 'elements', 'channels'), inputs)}\n\n"
+        "Any modality of a sample may be missing, as long as one is there."
+    )
 
 
 def _usage(suite: Suite, task: str) -> str:

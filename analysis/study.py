@@ -335,7 +335,9 @@ class Study:
 
     def _save_model(self, folder: Path, model: HighMMTModel, test: dict[str, float], stage: str, seed: int) -> None:
         report = f"{'../' * len(folder.relative_to(self.folder).parts)}report.html"
-        card = model_card(self.suite, model, test, stage, seed=seed, num_seeds=self.settings.num_seeds, report=report)
+        card = model_card(
+            self.suite, model, self.processor, test, stage, seed=seed, num_seeds=self.settings.num_seeds, report=report
+        )
         save_model_folder(folder, model, self.processor, card)
 
     def _add_seconds(self, stage: str, seconds: float) -> None:

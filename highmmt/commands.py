@@ -99,20 +99,20 @@ def train_recipe(
         cluster_map = ParameterGroups.from_json_file(map_file)
         data = encode_suite(suite, processor)
         model, _, test = finetune(shared, cluster_map, suite, processor, data, second)
-        card = model_card(suite, model, test, "finetuned", seed=second.seed)
+        card = model_card(suite, model, processor, test, "finetuned", seed=second.seed)
         save_model_folder(folder / "finetuned", model, processor, card)
         return test
     processor = suite.build_processor()
     data = encode_suite(suite, processor)
     if recipe == "pretrain":
         model, _, test = pretrain(suite, processor, data, first)
-        card = model_card(suite, model, test, "pretrained", seed=first.seed)
+        card = model_card(suite, model, processor, test, "pretrained", seed=first.seed)
         save_model_folder(folder / "pretrained", model, processor, card)
         return test
     scores = {}
     for task in suite.tasks:
         model, _, test = single_task(task, suite, processor, data, [first, second])
-        card = model_card(suite, model, test, "single_task", seed=first.seed)
+        card = model_card(suite, model, processor, test, "single_task", seed=first.seed)
         save_model_folder(folder / "single_task" / task, model, processor, card)
         scores.update(test)
     return scores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib.util
 import re
@@ -11,6 +12,7 @@ from types import ModuleType
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
 import highmmt  # noqa: F401 - registers the Auto classes
 from highmmt import load_suite
@@ -43,9 +45,9 @@ def model(suite: Suite, processor: HighMMTProcessor) -> HighMMTModel:
 
 
 def test_the_metadata_reads_back_with_every_result(
-    suite: Suite, model: HighMMTModel, capsys: pytest.CaptureFixture[str]
+    suite: Suite, model: HighMMTModel, processor: HighMMTProcessor, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    card = ModelCard(model_card(suite, model, TEST, "finetuned", seed=0))
+    card = ModelCard(model_card(suite, model, processor, TEST, "finetuned", seed=0))
     data = card.data.to_dict()
     assert data["library_name"] == "highmmt"
     assert {"highmmt", "multimodal", "image", "spectrum"} <= set(data["tags"])
@@ -68,8 +70,10 @@ def test_every_metric_of_the_trainer_has_a_name_on_the_hub() -> None:
     assert set(_METRICS) == set(METRICS)
 
 
-def test_the_text_has_scores_licences_groups_and_the_seed(suite: Suite, model: HighMMTModel) -> None:
-    text = model_card(suite, model, TEST, "finetuned", seed=7, num_seeds=3, report="../report.html")
+def test_the_text_has_scores_licences_groups_and_the_seed(
+    suite: Suite, model: HighMMTModel, processor: HighMMTProcessor
+) -> None:
+    text = model_card(suite, model, processor, TEST, "finetuned", seed=7, num_seeds=3, report="../report.html")
     assert "| signs | image, table | accuracy | 0.938 | 0.900 (a guess) |" in text
     assert "| walk | wearables | CC BY 4.0 | - |" in text
     assert "| tones | sound | CC0-1.0 | - |" in text
@@ -81,29 +85,71 @@ def test_the_text_has_scores_licences_groups_and_the_seed(suite: Suite, model: H
     assert "More Information Needed" not in text
 
 
-def test_without_report_reference_or_repetitions_the_text_speaks_of_none(suite: Suite, model: HighMMTModel) -> None:
+def test_without_report_reference_or_repetitions_the_text_speaks_of_none(
+    suite: Suite, model: HighMMTModel, processor: HighMMTProcessor
+) -> None:
     signs = dataclasses.replace(suite.task("signs"), reference=None, licence="", area="a | b")
     plain = dataclasses.replace(suite, tasks={**suite.tasks, "signs": signs})
-    text = model_card(plain, model, TEST, "pretrained", seed=0)
+    text = model_card(plain, model, processor, TEST, "pretrained", seed=0)
     assert "report" not in text
     assert "seeds" not in text
     assert "reference" not in text
     assert "| signs | a \\| b | not stated | - |" in text
 
 
-def test_data_of_the_hub_is_linked_and_local_data_is_not(suite: Suite, model: HighMMTModel) -> None:
-    assert "datasets" not in ModelCard(model_card(suite, model, TEST, "finetuned", seed=0)).data.to_dict()
+def test_data_of_the_hub_is_linked_and_local_data_is_not(
+    suite: Suite, model: HighMMTModel, processor: HighMMTProcessor
+) -> None:
+    assert "datasets" not in ModelCard(model_card(suite, model, processor, TEST, "finetuned", seed=0)).data.to_dict()
     tones = dataclasses.replace(suite.task("tones"), source={"path": "someone/tones", "revision": "main"})
     local = dataclasses.replace(suite.task("walk"), source={"saved": "/data/walk"})
     mixed = dataclasses.replace(suite, tasks={**suite.tasks, "tones": tones, "walk": local})
-    data = ModelCard(model_card(mixed, model, TEST, "finetuned", seed=0)).data.to_dict()
+    data = ModelCard(model_card(mixed, model, processor, TEST, "finetuned", seed=0)).data.to_dict()
     assert data["datasets"] == ["someone/tones"]
+    types = [result["dataset"]["type"] for result in data["model-index"][0]["results"]]
+    assert types == ["tiny-signs", "tiny-walk", "someone/tones"]
+
+
+def test_every_result_has_all_that_the_hub_requires(
+    suite: Suite, model: HighMMTModel, processor: HighMMTProcessor
+) -> None:
+    data = ModelCard(model_card(suite, model, processor, TEST, "finetuned", seed=0)).data.to_dict()
+    name, results = model_index_to_eval_results(data["model-index"])
+    assert name == "highmmt-tiny-finetuned"
+    assert len(results) == len(TEST)
+    for result in results:
+        assert all((result.task_type, result.dataset_type, result.dataset_name, result.metric_type))
+        assert result.metric_value == TEST[result.task_name]
+    assert eval_results_to_model_index(name, results) == data["model-index"]
+
+
+def test_tasks_and_shapes_are_those_of_the_processor(
+    suite: Suite, model: HighMMTModel, processor: HighMMTProcessor
+) -> None:
+    text = model_card(suite, model, processor, TEST, "finetuned", seed=0)
+    assert "| signs | single label classification | 2 | stop, go |" in text
+    assert "| walk | regression | 2 | x, y |" in text
+    # 6 x 6 pixels in patches of 3 x 3; two columns with a flag each; steps of two numbers; words; one spectrum.
+    assert "| signs | image | image | image | 2 x 2 | 9 |" in text
+    assert "| signs | table | table | age, weight | 2 | 2 |" in text
+    assert "| walk | series | time_series | series | any | 2 |" in text
+    assert "| walk | remark | text | remark | any | token ids |" in text
+    assert "| tones | spectrum | spectrum | spectrum | 8 | 1 |" in text
+
+
+def test_many_names_are_not_all_listed(suite: Suite, model: HighMMTModel, processor: HighMMTProcessor) -> None:
+    config = copy.deepcopy(model.config)
+    config.tasks["tones"].id2label = {index: f"tone {index}" for index in range(11)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "config", config)
+        text = model_card(suite, model, processor, TEST, "finetuned", seed=0)
+    assert "tone 6, tone 7, and 3 more |" in text
 
 
 def test_the_lines_of_code_in_the_card_run(
     suite: Suite, model: HighMMTModel, processor: HighMMTProcessor, tmp_path: Path
 ) -> None:
-    text = model_card(suite, model, TEST, "finetuned", seed=0)
+    text = model_card(suite, model, processor, TEST, "finetuned", seed=0)
     save_model_folder(tmp_path / "model", model, processor, text)
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     *lines, last = code.replace("path/to/this/folder", str(tmp_path / "model")).strip().splitlines()

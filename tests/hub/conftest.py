@@ -58,7 +58,7 @@ def model_folder(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> 
     suite = load_suite(tiny.write_suite_with_rows(tmp_path_factory.mktemp("suite")))
     processor = suite.build_processor()
     model = build_model(build_config(suite, processor), seed=0)
-    card = model_card(suite, model, {"signs": 0.9375, "walk": -0.25, "tones": 1.0}, "pretrained", seed=0)
+    card = model_card(suite, model, processor, {"signs": 0.9375, "walk": -0.25, "tones": 1.0}, "pretrained", seed=0)
     return save_model_folder(tmp_path_factory.mktemp("models") / "tiny", model, processor, card)
 
 
