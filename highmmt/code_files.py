@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import itertools
 import re
 import sys
 from collections.abc import Iterator
@@ -217,12 +218,17 @@ class CodeFile:
     def text(self) -> str:
         """The whole file."""
         note = f"Made from highmmt {__version__} to run without it. Do not edit; change the package. Apache-2.0."
-        start = [f'"""{self.docstring.strip()}\n\n{note}\n"""', ""]
+        head = [f'"""{self.docstring.strip()}\n\n{note}\n"""', ""]
         lines = [f"{line} {', '.join(sorted(names))}".strip() for line, names in self.imports.items()]
-        start += sorted(lines, key=lambda line: (line != _FUTURE, line.startswith("from ."), line[0] == "f", line))
+        head += sorted(lines, key=lambda line: (line != _FUTURE, line.startswith("from ."), line[0] == "f", line))
         if any("(NEEDS_PACKAGE)" in line for line in self.lines):
-            start += ["", _NEEDS_PACKAGE]
-        return re.sub(r"\n{4,}", "\n\n\n", "\n".join([*start, *self.lines])) + "\n"
+            head += ["", _NEEDS_PACKAGE]
+        tail = ["", ""]
+        for auto, place in itertools.chain(*(auto_map.items() for auto_map in AUTO_MAPS.values())):
+            main, _, name = place.partition(".")
+            if main == self.main:  # so that what the class saves carries the code on
+                tail.append(f'{name}.register_for_auto_class("{auto}")')
+        return re.sub(r"\n{4,}", "\n\n\n", "\n".join([*head, *self.lines, *tail])).rstrip() + "\n"
 
     def _add_imports(self, module: Module, statement: ast.Import | ast.ImportFrom) -> None:
         for alias in statement.names:

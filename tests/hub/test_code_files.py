@@ -131,6 +131,10 @@ processor.save_pretrained(output)
 samples = json.load(open(samples))
 again = AutoModel.from_pretrained(output, trust_remote_code=True)
 assert len(again.unimodal_groups) == again.config.groups().num_unimodal_groups == 2
+# A model whose configuration was made anew carries the code as well.
+code = sys.modules[type(model).__module__]
+code.HighMMTModel(code.HighMMTConfig(**model.config.to_dict())).save_pretrained("anew")
+assert AutoModel.from_pretrained("anew", trust_remote_code=True).num_parameters() == model.num_parameters()
 batch = AutoProcessor.from_pretrained(output, trust_remote_code=True)(task="walk", **samples["walk"])
 with torch.no_grad():
     assert torch.equal(again(**batch).logits["walk"], model(**batch).logits["walk"])
