@@ -161,7 +161,8 @@ def _tasks(suite: Suite, config: HighMMTConfig, processor: HighMMTProcessor) -> 
     for name, task in config.tasks.items():
         labels = list((task.id2label or {}).values())
         shown = [*labels[:8], *([f"and {len(labels) - 8} more"] if len(labels) > 8 else [])]
-        targets.append((name, task.problem_type.replace("_", " "), str(task.num_labels), ", ".join(shown)))
+        outputs = f"{task.num_steps} x {task.num_labels}" if task.num_steps else str(task.num_labels)
+        targets.append((name, task.problem_type.replace("_", " "), outputs if labels else "-", ", ".join(shown)))
         for modality, entry in suite.task(name).modalities.items():
             shape = processor.shape(name, modality)
             axes = " x ".join("any" if size is None else str(size) for size in shape.axes)

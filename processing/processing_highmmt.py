@@ -268,8 +268,8 @@ class HighMMTProcessor(ProcessorMixin):
                 masks[modality] = mask
         batch: dict[str, Any] = {"inputs": {task: inputs}, "attention_mask": {task: masks}}
         if "labels" in rows.column_names:
-            shape = self._targets[task].label_shape(self._fitted(task, "labels"))
-            batch["labels"] = {task: torch.from_numpy(labels_from_arrow(rows["labels"], shape))}
+            label_shape = self._targets[task].label_shape(self._fitted(task, "labels"))
+            batch["labels"] = {task: torch.from_numpy(labels_from_arrow(rows["labels"], label_shape))}
         if "row" in rows.column_names:
             row = rows["row"].to_numpy().astype(np.int64)
             batch["row"] = {task: torch.from_numpy(row)}

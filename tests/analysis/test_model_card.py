@@ -25,12 +25,16 @@ from highmmt.train import build_config, build_model, save_model_folder
 TEST = {"signs": 0.9375, "walk": -0.25, "tones": 1.0}
 
 
+def _helpers(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(Path(name).stem, Path(__file__).parents[1] / name)
+    helpers = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(helpers)
+    return helpers
+
+
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
-    path = Path(__file__).parents[1] / "command_line" / "tiny.py"
-    spec = importlib.util.spec_from_file_location("tiny", path)
-    tiny: ModuleType = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tiny)
+    tiny = _helpers("command_line/tiny.py")
     return load_suite(tiny.write_suite_with_rows(tmp_path_factory.mktemp("suite")))
 
 
@@ -135,6 +139,19 @@ def test_tasks_and_shapes_are_those_of_the_processor(
     assert "| walk | series | time_series | series | any | 2 |" in text
     assert "| walk | remark | text | remark | any | token ids |" in text
     assert "| tones | spectrum | spectrum | spectrum | 8 | 1 |" in text
+
+
+def test_retrievals_and_sequences_have_targets_of_their_own(tmp_path: Path) -> None:
+    suite = _helpers("train/mixed_suite.py").mixed_suite(tmp_path)
+    processor = suite.build_processor()
+    model = build_model(build_config(suite, processor), seed=0)
+    scores = {"find": 0.5, "walk": 2.5, "phase": 0.75, "kind": 1.0}
+    card = ModelCard(model_card(suite, model, processor, scores, "finetuned", seed=0))
+    assert "| find | retrieval | - |  |" in card.text
+    assert "| walk | regression | 4 x 2 | x, y |" in card.text
+    assert "| phase | single label classification | 3 x 2 | up, down |" in card.text
+    assert "| find | spectrum | spectrum | spectrum | 4 | 1 |" in card.text
+    assert {result.task_name: result.metric_value for result in card.data.eval_results} == scores
 
 
 def test_many_names_are_not_all_listed(suite: Suite, model: HighMMTModel, processor: HighMMTProcessor) -> None:
