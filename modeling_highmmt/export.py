@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..configuration.files import write_bytes
+from .growth import KINDS
 from .modeling_highmmt import HighMMTModel
 
 Format = Literal["onnx", "pt2"]
@@ -129,19 +130,20 @@ def describe_program(model: HighMMTModel, task: str) -> dict[str, Any]:
 
 def _only_task(model: HighMMTModel, task: str) -> HighMMTModel:
     """A copy of the model with the head, the groups and the embeddings that a task uses, in fp32 on the CPU."""
-    config, groups = model.config, model.config.groups()
-    unimodal = {group for node, group in groups.unimodal.items() if node.startswith(f"{task}/")}
-    crossmodal = {group for node, group in groups.crossmodal.items() if node.startswith(f"{task}/")}
+    config = model.config
     kept = copy.copy(model)
     kept._modules = dict(model._modules)
     kept.heads = nn.ModuleDict({task: model.heads[task]})
     kept.token_embeddings = nn.ModuleDict(
         {name: module for name, module in model.token_embeddings.items() if name in config.tasks[task].modalities}
     )
-    for part, used in (("unimodal_groups", unimodal), ("crossmodal_groups", crossmodal)):
-        # Groups keep their numbers.
-        groups_of_part = enumerate(getattr(model, part))
-        setattr(kept, part, nn.ModuleList(module if i in used else nn.Identity() for i, module in groups_of_part))
+    for kind in KINDS:
+        used = {group for node, group in config.group_map(kind).items() if node.startswith(f"{task}/")}
+        bases = {base for group, base in enumerate(config.group_bases(kind)) if group in used}
+        for part, places in ((f"{kind}_groups", bases), (f"{kind}_adapters", used)):
+            # What is left keeps its number.
+            modules = enumerate(getattr(model, part))
+            setattr(kept, part, nn.ModuleList(module if i in places else nn.Identity() for i, module in modules))
     return copy.deepcopy(kept).float().cpu().requires_grad_(False)
 
 

@@ -18,6 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 import highmmt  # noqa: F401 - registers the Auto classes
 from highmmt.configuration import ParameterGroups
 from highmmt.modeling_highmmt import HighMMTModel
+from highmmt.modeling_highmmt.export import export_task
 
 RANK = 3
 
@@ -211,6 +212,17 @@ def test_checkpointing_computes_again_with_the_groups_own_weights(random_models:
     assert results[0].keys() == results[1].keys()
     for name, gradient in results[0].items():
         torch.testing.assert_close(results[1][name], gradient, atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_a_task_of_a_grown_model_of_adapters_is_one_program(random_models: ModuleType) -> None:
+    model = trained(split(shared_model(random_models, modality_embedding="learned")), random_models)
+    model.add_modality("radar", {"num_channels": 4}, like="clinic/sound")
+    groups = {"crossmodal": {"flight/radar+table": 2}}
+    model.add_task("flight", {"modalities": ["radar", "table"]}, like="clinic", groups=groups, own_groups=True)
+    values = random_models.random_inputs(model.config)["flight"]
+    masks = [torch.ones(value.shape[:-1], dtype=torch.bool) for value in values.values()]
+    logits = export_task(model, "flight").module()(*values.values(), *masks)
+    torch.testing.assert_close(logits, model(inputs={"flight": values}).logits["flight"], atol=1e-5, rtol=1e-5)
 
 
 def test_a_model_of_adapters_keeps_its_rank(random_models: ModuleType) -> None:

@@ -249,6 +249,17 @@ def test_a_retrieval_is_added_without_an_interaction(random_models: ModuleType) 
     assert torch.isfinite(loss)
 
 
+def test_a_step_of_a_new_task_gives_old_parameters_a_gradient_of_zeros(random_models: ModuleType) -> None:
+    model = model_of(random_models, parameter_groups=APART, modality_embedding="learned").train()
+    model.add_modality("radar", RADAR, like="film/sound")
+    new = model.add_task("flight", {"modalities": ["radar"]})
+    radar = random_models.random_inputs(model.config, size=4)["flight"]
+    model(inputs={"flight": radar}, labels={"flight": torch.arange(4) % 2}).loss.backward()
+    for name, parameter in model.named_parameters():
+        used = name in new or name.startswith(("unimodal_groups.2.", "grown_modality_embeddings.radar"))
+        assert parameter.grad.any() == used, name
+
+
 def test_a_model_without_unimodal_encoder_grows_tasks_but_no_modalities(random_models: ModuleType) -> None:
     model = model_of(random_models, use_unimodal_encoder=False, modality_embedding="one_hot")
     inputs = random_models.random_inputs(model.config)
