@@ -15,6 +15,8 @@ from .parameter_groups import GroupKind, ParameterGroups, interaction_name
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression", "retrieval"]
 
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
+
 # Names become parameter names, JSON keys and file names, so they are kept to what all three can hold.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -123,7 +125,7 @@ class TaskConfig:
         if not isinstance(self.modalities, list) or not self.modalities:
             raise ValueError(f"Task {name!r}: modalities={self.modalities!r} must be a list with at least one name.")
         for modality in self.modalities:
-            if modality not in modalities:
+            if not isinstance(modality, str) or modality not in modalities:
                 raise ValueError(
                     f"Task {name!r}: unknown modality {modality!r}; declared modalities: {', '.join(modalities)}."
                 )
@@ -146,10 +148,12 @@ class TaskConfig:
         for key in ("num_steps", "id2label"):
             if retrieval and getattr(self, key) is not None:
                 raise ValueError(f"Task {name!r}: {key} is not for a retrieval, which predicts no labels.")
-        if self.id2label is not None and sorted(self.id2label) != list(range(self.num_labels)):
+        if self.id2label is not None and (
+            len(self.id2label) != self.num_labels or sorted(self.id2label) != list(range(self.num_labels))
+        ):
             raise ValueError(
-                f"Task {name!r}: id2label must name the labels 0 to {self.num_labels - 1}, "
-                f"got {sorted(self.id2label)}."
+                f"Task {name!r}: id2label must name the labels 0 to {self.num_labels - 1} (num_labels), "
+                f"got {_shortened(sorted(self.id2label))}."
             )
         for key in ("loss_weight", "evaluation_weight"):
             value = getattr(self, key)
@@ -229,10 +233,13 @@ class HighMMTConfig(PreTrainedConfig):
         known = [field.name for field in fields(type(self))]
         for name in kwargs:
             # Foreign names are kept by PreTrainedConfig as attributes; a typo must not be.
-            if near := difflib.get_close_matches(name, known, n=1, cutoff=0.85):
+            if near := difflib.get_close_matches(name.strip().lower(), known, n=1, cutoff=0.85):
                 raise ValueError(f"HighMMTConfig has no setting {name!r}; did you mean {near[0]!r}?")
-        self.modalities = _typed_entries("Modality", ModalityConfig, self.modalities)
-        self.tasks = _typed_entries("Task", TaskConfig, self.tasks)
+            if name in _OWN_NAMES:
+                raise ValueError(f"HighMMTConfig has no setting {name!r}, which is the name of something else there.")
+        self._check_inherited(kwargs)
+        self.modalities = _typed_entries("modalities", "Modality", ModalityConfig, self.modalities)
+        self.tasks = _typed_entries("tasks", "Task", TaskConfig, self.tasks)
         for name, modality in self.modalities.items():
             modality.check(name)
         for name, task in self.tasks.items():
@@ -254,10 +261,13 @@ class HighMMTConfig(PreTrainedConfig):
                         "it cannot be had with use_unimodal_encoder=False."
                     )
         if self.parameter_groups is not None:
-            groups = self.parameter_groups
-            if not isinstance(groups, ParameterGroups):
-                groups = ParameterGroups.from_dict(groups)
-            self.parameter_groups = groups.matched_to(self.modality_task_pairs(), self.interactions())
+            try:
+                groups = self.parameter_groups
+                if not isinstance(groups, ParameterGroups):
+                    groups = ParameterGroups.from_dict(groups)
+                self.parameter_groups = groups.matched_to(self.modality_task_pairs(), self.interactions())
+            except ValueError as error:
+                raise ValueError(f"parameter_groups, for these tasks and their modalities: {error}") from error
         if self.group_modalities is not None:
             if not self.use_unimodal_encoder:
                 raise ValueError(
@@ -266,6 +276,19 @@ class HighMMTConfig(PreTrainedConfig):
                 )
             self.group_modalities = _checked_group_modalities(self.group_modalities, self.modalities, self.groups())
         super().__post_init__(**kwargs)
+
+    def _check_inherited(self, foreign: Mapping[str, Any]) -> None:
+        """Refuse values of `PreTrainedConfig`'s own settings that it would fail on without naming them."""
+        if "num_labels" in foreign:
+            raise ValueError(
+                "HighMMTConfig has no setting 'num_labels': each task has its own, tasks[...].num_labels."
+            )
+        names = self.id2label
+        if names is not None and not (isinstance(names, Mapping) and all(str(index).isdigit() for index in names)):
+            raise ValueError(f"id2label={_shortened(names)}: must map whole numbers to names; tasks have their own.")
+        for name, dtype in (("dtype", self.dtype), ("torch_dtype", foreign.get("torch_dtype"))):
+            if dtype is not None and str(dtype).removeprefix("torch.") not in _DTYPES:
+                raise ValueError(f"{name}={_shortened(dtype)} must be one of {', '.join(_DTYPES)}.")
 
     def validate_sizes(self) -> None:
         """Refuse sizes that no model can have."""
@@ -286,8 +309,10 @@ class HighMMTConfig(PreTrainedConfig):
         for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "modality_dropout"):
             if not 0 <= getattr(self, key) < 1:
                 raise ValueError(f"{key}={getattr(self, key)} must be at least 0 and below 1.")
-        if not self.initializer_range >= 0:
-            raise ValueError(f"initializer_range={self.initializer_range} must not be negative.")
+        if not 0 <= self.initializer_range < math.inf:
+            raise ValueError(f"initializer_range={self.initializer_range} must be finite and not negative.")
+        if not 0 < self.layer_norm_eps < math.inf:
+            raise ValueError(f"layer_norm_eps={self.layer_norm_eps} must be positive and finite.")
         if self.group_adapter_rank is not None:
             _check_whole("HighMMTConfig", "group_adapter_rank", self.group_adapter_rank, 1)
         if self.modality_embedding == "learned":
@@ -443,27 +468,47 @@ def _checked_group_modalities(
     return checked
 
 
-def _typed_entries(kind: str, entry_class: type, entries: Mapping[str, Any] | None) -> dict[str, Any]:
+def _shortened(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+
+
+def _typed_entries(setting: str, kind: str, entry_class: type, entries: Mapping[str, Any] | None) -> dict[str, Any]:
     """Plain dicts turned into `entry_class`, with errors that name the entry."""
     typed = {}
+    if entries is not None and not isinstance(entries, Mapping):
+        raise ValueError(f"{setting}={_shortened(entries)} must map names to descriptions.")
     for name, entry in (entries or {}).items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ValueError(
-                f"{kind} name {name!r}: use letters, digits, '_' and '-', starting with a letter or digit."
+                f"{setting}: {kind} name {_shortened(name)}: use letters, digits, '_' and '-', starting with a letter "
+                "or digit."
             )
         if not isinstance(entry, entry_class):
             if not isinstance(entry, Mapping):
-                raise ValueError(f"{kind} {name!r} must be described by a mapping of its fields, got {entry!r}.")
+                found = _shortened(entry)
+                raise ValueError(
+                    f"{setting}: {kind} {name!r} must be described by a mapping of its fields, got {found}."
+                )
             allowed = [field.name for field in fields(entry_class)]
             for key in entry:
                 if key not in allowed:
-                    raise ValueError(f"{kind} {name!r} has no field {key!r}; its fields are {', '.join(allowed)}.")
+                    known = ", ".join(allowed)
+                    raise ValueError(
+                        f"{setting}: {kind} {name!r} has no field {_shortened(key)}; its fields are {known}."
+                    )
             try:
                 entry = entry_class(**entry)
             except (TypeError, ValueError, AttributeError) as error:
-                raise ValueError(f"{kind} {name!r}: {error}") from error
+                raise ValueError(f"{setting}: {kind} {name!r}: {error}") from error
         typed[name] = entry
     return typed
+
+
+# Foreign settings become attributes, and must not hide a method or a property.
+_OWN_NAMES = frozenset(
+    name for name, value in vars(HighMMTConfig).items() if callable(value) or hasattr(value, "fget")
+)
 
 
 __all__ = ["HighMMTConfig", "ModalityConfig", "TaskConfig"]

@@ -87,7 +87,7 @@ class ParameterGroups:
             raise ValueError(
                 f"Parameter groups have no part {unknown[0]!r}; the parts are 'unimodal' and 'crossmodal'."
             )
-        return cls(unimodal=dict(values.get("unimodal", {})), crossmodal=dict(values.get("crossmodal", {})))
+        return cls(unimodal=values.get("unimodal", {}), crossmodal=values.get("crossmodal", {}))
 
     @classmethod
     def from_json_file(cls, path: str | Path) -> "ParameterGroups":

@@ -131,11 +131,12 @@ def describe_program(model: HighMMTModel, task: str) -> dict[str, Any]:
 def _only_task(model: HighMMTModel, task: str) -> HighMMTModel:
     """A copy of the model with the head, the groups and the embeddings that a task uses, in fp32 on the CPU."""
     config = model.config
+    modalities = config.tasks[task].modalities
     kept = copy.copy(model)
     kept._modules = dict(model._modules)
     kept.heads = nn.ModuleDict({task: model.heads[task]})
     kept.token_embeddings = nn.ModuleDict(
-        {name: module for name, module in model.token_embeddings.items() if name in config.tasks[task].modalities}
+        {name: module for name, module in model.token_embeddings.items() if name in modalities}
     )
     for kind in KINDS:
         used = {group for node, group in config.group_map(kind).items() if node.startswith(f"{task}/")}

@@ -107,10 +107,6 @@ def task_loss(name: str, task: TaskConfig, logits: Tensor, labels: Tensor) -> Te
     logits = logits.float()
     if task.problem_type == "retrieval":
         _check_shape(name, labels, logits.shape[:1])
-        if labels.is_floating_point():
-            raise ValueError(
-                f"Task {name!r}: a retrieval's labels are whole numbers, ids of items, not {labels.dtype}."
-            )
         return retrieval_loss(logits, labels)
     if task.problem_type == "single_label_classification":
         _check_shape(name, labels, logits.shape[:-1])

@@ -28,6 +28,7 @@ from .layers import (
     grid_positions,
     ragged_positions,
 )
+from .model_size import check_model_size
 
 
 @dataclass
@@ -124,16 +125,24 @@ class HighMMTModel(HighMMTPreTrainedModel, GrowingModel):
     Args:
         config: modalities, tasks, sizes and parameter groups.
 
+    Attributes:
+        max_parameters: a config that asks for more is refused before memory is taken, as it is more likely to be
+            broken than meant: the paper's largest model has 4.2 million. Set it on the class for larger models.
+
     Raises:
-        ValueError: the config has no task, or one whose name torch's modules use.
+        ValueError: the config has no task, or one whose name torch's modules use, or asks for more parameters than
+            `max_parameters`.
 
     Source: Liang et al., TMLR 05/2023, section 2.2.
     """
+
+    max_parameters = 100_000_000
 
     def __init__(self, config: HighMMTConfig) -> None:
         super().__init__(config)
         if not config.tasks:
             raise ValueError("HighMMTModel needs a config with at least one task; this one has none.")
+        check_model_size(config, self.max_parameters)
         vocabularies = {name: entry for name, entry in config.modalities.items() if entry.vocab_size is not None}
         learned = config.modality_embedding == "learned"
         first = config.modalities_of_all_groups()

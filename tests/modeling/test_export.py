@@ -119,6 +119,19 @@ def test_onnx_gives_the_logits_for_any_batch_and_says_what_it_reads(
     assert [entry["shape"] for entry in described["inputs"]] == [entry.shape for entry in session.get_inputs()]
 
 
+def test_groups_that_are_adapters_keep_theirs_in_a_program() -> None:
+    model = build(group_adapter_rank=2).eval()
+    program = TaskProgram(model, "read").eval()
+    group = model.config.groups().unimodal["read/my-words"]
+    assert {name.split(".")[2] for name in program.state_dict() if "adapters" in name} == {str(group)}
+    given = arguments("read", 3, 5, ragged=True)
+    inputs, masks = {"read": {"my-words": given[0]}}, {"read": {"my-words": given[1]}}
+    with torch.no_grad():
+        expected = model(inputs=inputs, attention_mask=masks).logits["read"]
+        found = export_task(model, "read").module()(*given)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_a_program_holds_what_its_task_uses_and_nothing_else(model: HighMMTModel) -> None:
     program = TaskProgram(model, "read")
     parts = {name.split(".")[1] + "." + name.split(".")[2] for name in program.state_dict()}
