@@ -9,13 +9,12 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from ..configuration import GroupKind, HighMMTConfig, interaction_name
+from ..configuration import GroupKind, HighMMTConfig, ModalityConfig, TaskConfig, interaction_name
 from .adapters import GroupAdapter, LowRankUpdate
 from .checks import check_labels, check_mask, check_names, check_values
 from .growth import KINDS, GrowingModel
@@ -55,6 +54,33 @@ class HighMMTOutput(ModelOutput):
     multimodal_states: dict[str, Tensor] | None = None
     unimodal_states: dict[str, dict[str, Tensor]] | None = None
     attentions: dict[str, dict[str, dict[str, list[Tensor]]]] | None = None
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What every forward pass asks of a config, worked out once: attributes of a config are slow to read."""
+
+    config: HighMMTConfig
+    tasks: dict[str, TaskConfig]
+    modalities: dict[str, ModalityConfig]
+    groups: dict[GroupKind, dict[str, int]]
+    bases: dict[GroupKind, list[int]]
+    widths: list[int]
+    columns: list[list[str]]
+
+    @classmethod
+    def of(cls, config: HighMMTConfig) -> _Layout:
+        """The layout of a config."""
+        unimodal_groups = range(config.num_groups("unimodal"))
+        return cls(
+            config=config,
+            tasks=config.tasks,
+            modalities=config.modalities,
+            groups={kind: config.group_map(kind) for kind in KINDS},
+            bases={kind: config.group_bases(kind) for kind in KINDS},
+            widths=[config.width_of_group(group) for group in unimodal_groups],
+            columns=[config.modalities_of_group(group) for group in unimodal_groups],
+        )
 
 
 class HighMMTPreTrainedModel(PreTrainedModel):
@@ -143,6 +169,7 @@ class HighMMTModel(HighMMTPreTrainedModel, GrowingModel):
         if not config.tasks:
             raise ValueError("HighMMTModel needs a config with at least one task; this one has none.")
         check_model_size(config, self.max_parameters)
+        self._known_layout = _Layout.of(config)
         vocabularies = {name: entry for name, entry in config.modalities.items() if entry.vocab_size is not None}
         learned = config.modality_embedding == "learned"
         first = config.modalities_of_all_groups()
@@ -169,6 +196,12 @@ class HighMMTModel(HighMMTPreTrainedModel, GrowingModel):
         self.crossmodal_adapters = _group_adapters(config, "crossmodal", self.crossmodal_groups)
         self.heads = nn.ModuleDict({name: build_head(config, task) for name, task in config.tasks.items()})
         self.post_init()
+
+    @property
+    def _layout(self) -> _Layout:
+        if self._known_layout.config is not self.config:
+            self._known_layout = _Layout.of(self.config)
+        return self._known_layout
 
     def forward(
         self,
@@ -221,10 +254,10 @@ class HighMMTModel(HighMMTPreTrainedModel, GrowingModel):
         if not inputs:
             raise ValueError("inputs is empty: give at least one task, as {task: {modality: tensor}}.")
         check_names("attention_mask: task", masks, inputs)
-        groups = self.config.group_map("unimodal")
+        groups = self._layout.groups["unimodal"]
         sequences: dict[str, dict[str, InputSequence]] = {}
         device, dtype = self.device, self.dtype
-        for task, task_config in self.config.tasks.items():
+        for task, task_config in self._layout.tasks.items():
             if task not in inputs:
                 continue
             given, task_masks = inputs[task], masks.get(task, {})
@@ -260,7 +293,7 @@ class HighMMTModel(HighMMTPreTrainedModel, GrowingModel):
         device: torch.device,
         dtype: torch.dtype,
     ) -> InputSequence:
-        description = self.config.modalities[modality]
+        description = self._layout.modalities[modality]
         where = f"Task {task!r}, modality {modality!r}"
         check_values(where, values, description, device)
         if description.vocab_size is not None:
@@ -277,12 +310,11 @@ class HighMMTModel(HighMMTPreTrainedModel, GrowingModel):
         flat_mask = mask.flatten(1) if mask is not None else None
         if self.training and description.element_dropout:
             flat_mask = drop_elements(flat_mask, data, description.element_dropout)
-        d_all = self.config.width_of_group(group)
-        return InputSequence.build(data, codes, flat_mask, d_all, self.config.layer_norm_eps)
+        return InputSequence.build(data, codes, flat_mask, self._layout.widths[group], self.config.layer_norm_eps)
 
     def _positions(self, modality: str, shape: torch.Size, mask: Tensor | None, device: torch.device) -> Tensor:
         """`(elements, width)`; `(batch, elements, width)` where samples of unequal length span -1 to 1 each."""
-        description = self.config.modalities[modality]
+        description = self._layout.modalities[modality]
         absolute = description.max_length is not None and len(shape) == 1
         if mask is None or absolute or not description.ordered:
             return grid_positions(shape, description, device)
@@ -297,16 +329,16 @@ class HighMMTModel(HighMMTPreTrainedModel, GrowingModel):
             else:
                 embedding = self.modality_embeddings[self.config.modalities_of_all_groups().index(modality)]
         else:
-            names = self.config.modalities_of_group(group)
-            embedding = F.one_hot(torch.tensor(names.index(modality), device=positions.device), len(names))
-            embedding = embedding.to(positions.dtype)
+            names = self._layout.columns[group]
+            embedding = positions.new_zeros(len(names))
+            embedding[names.index(modality)] = 1.0
         return torch.cat([positions, embedding.expand(*positions.shape[:-1], -1)], dim=-1)
 
     def _encode(
         self, sequences: dict[str, dict[str, InputSequence]]
     ) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, list[Tensor]]]]:
         """Latents of every modality of every task, one batch per unimodal group."""
-        groups = self.config.group_map("unimodal")
+        groups = self._layout.groups["unimodal"]
         latents: dict[str, dict[str, Tensor]] = {task: {} for task in sequences}
         weights: dict[str, dict[str, list[Tensor]]] = {task: {} for task in sequences}
         for index, encoder in enumerate(self._groups("unimodal")):
@@ -367,11 +399,11 @@ class HighMMTModel(HighMMTPreTrainedModel, GrowingModel):
         """
         vectors: dict[tuple[str, str, str], Tensor] = {}
         weights: dict[str, dict[str, list[Tensor]]] = {task: {} for task in streams}
-        group_of = self.config.group_map("crossmodal")
+        group_of = self._layout.groups["crossmodal"]
         for index, transformer in enumerate(self._groups("crossmodal")):
             plan = []  # (task, context, its readers)
             for task, modalities in streams.items():
-                if not self.config.tasks[task].fuses:
+                if not self._layout.tasks[task].fuses:
                     continue
                 for context in modalities:
                     readers = [
@@ -399,13 +431,13 @@ class HighMMTModel(HighMMTPreTrainedModel, GrowingModel):
             shared, adapters = self.unimodal_groups, self.unimodal_adapters
         else:
             shared, adapters = self.crossmodal_groups, self.crossmodal_adapters
-        bases: list[Callable[..., Any]] = [shared[base] for base in self.config.group_bases(kind)]
+        bases: list[Callable[..., Any]] = [shared[base] for base in self._layout.bases[kind]]
         if self.config.group_adapter_rank is None:
             return bases
         return [partial(adapter, base) for adapter, base in zip(adapters, bases, strict=True)]
 
     def _interaction(self, task: str, first: str, second: str) -> str:
-        order = self.config.tasks[task].modalities
+        order = self._layout.tasks[task].modalities
         if order.index(first) > order.index(second):
             first, second = second, first
         return interaction_name(task, first, second)
@@ -429,7 +461,8 @@ class HighMMTModel(HighMMTPreTrainedModel, GrowingModel):
         if losses and self.training and torch.is_grad_enabled():
             idle = self.idle_parameters({task: list(sequences[task]) for task in losses})
             first = next(iter(losses))
-            losses[first] = _TakePart.apply(losses[first], *idle)
+            if idle:
+                losses[first] = _TakePart.apply(losses[first], *idle)
         loss = sum(
             (tasks[task].loss_weight * value for task, value in losses.items()), torch.zeros(()).to(self.device)
         )
@@ -446,8 +479,7 @@ class HighMMTModel(HighMMTPreTrainedModel, GrowingModel):
             modalities: each task with a loss in the step, to its modalities there.
         """
         active, first = set(), set(self.config.modalities_of_all_groups())
-        groups = {kind: self.config.group_map(kind) for kind in KINDS}
-        bases = {kind: self.config.group_bases(kind) for kind in KINDS}
+        groups, bases = self._layout.groups, self._layout.bases
         for task, names in modalities.items():
             active.add(f"heads.{task}")
             active |= {
@@ -460,11 +492,18 @@ class HighMMTModel(HighMMTPreTrainedModel, GrowingModel):
             for kind in KINDS:
                 for group in {groups[kind][node] for node in nodes[kind] if bases[kind] and node in groups[kind]}:
                     active |= {f"{kind}_groups.{bases[kind][group]}", f"{kind}_adapters.{group}"}
-        return [
-            parameter
-            for name, parameter in self.named_parameters()
-            if parameter.requires_grad and ".".join(name.split(".")[:2]) not in active
-        ]
+        idle = []
+        for part, module in self.named_children():
+            # What an adapter has wrapped as a whole is taken for used.
+            if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+                for name, child in module.named_children():
+                    if f"{part}.{name}" not in active:
+                        idle += child.parameters()
+        grown = self.grown_modality_embeddings
+        idle += [grown[name] for name in grown if f"grown_modality_embeddings.{name}" not in active]
+        if self.modality_embeddings is not None and "modality_embeddings" not in active:
+            idle.append(self.modality_embeddings)
+        return [parameter for parameter in idle if parameter.requires_grad]
 
     def num_parameters_by_component(self) -> dict[str, int]:
         """Parameters of the unimodal groups, the crossmodal groups, the heads, the embeddings, and in total.
