@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 GroupKind = Literal["unimodal", "crossmodal"]
 
@@ -74,7 +74,7 @@ class ParameterGroups:
         )
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Mapping[str, int]]) -> "ParameterGroups":
+    def from_dict(cls, values: Mapping[str, Any]) -> "ParameterGroups":
         """The groups in `{"unimodal": {...}, "crossmodal": {...}}`.
 
         Raises:

@@ -236,7 +236,7 @@ def _onnx_bytes(exported: torch.export.ExportedProgram, program: TaskProgram, de
     described = json.loads(description)
     names = [entry["name"] for entry in described["inputs"]]
     with _without_warnings():
-        result = torch.onnx.export(
+        result: Any = torch.onnx.export(
             exported, input_names=names, output_names=["logits"], dynamo=True, verbose=False, external_data=False
         )
     proto = result.model_proto

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..configuration import HighMMTConfig, TaskConfig
+from ..configuration import GroupKind, HighMMTConfig, TaskConfig
 from .heads import head_width
 
 # What the modules of a layer or a block take as Python objects (measured: 41 kB), in parameters of four bytes.
@@ -81,7 +81,10 @@ def parameters_by_component(config: HighMMTConfig) -> dict[str, int]:
 
 def _num_layers(config: HighMMTConfig) -> int:
     """Layers and blocks; an adapter has a module for each of those of what it adapts."""
-    layers = {"unimodal": config.num_unimodal_layers, "crossmodal": config.num_crossmodal_layers}
+    layers: dict[GroupKind, int] = {
+        "unimodal": config.num_unimodal_layers,
+        "crossmodal": config.num_crossmodal_layers,
+    }
     total = 0
     for kind, count in layers.items():
         bases = config.group_bases(kind)
