@@ -43,6 +43,18 @@ def _axis_positions(size: int, num_bands: int, max_frequency: float, device: tor
         return _fourier_features(points, num_bands, max_frequency).to(device)
 
 
+@lru_cache(maxsize=512)
+def _one_hot_code(column: int, width: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(False), torch.no_grad():
+        return F.one_hot(torch.tensor(column), width).to(device=device, dtype=torch.float32)
+
+
+def one_hot_code(column: int, width: int, device: torch.device | str = "cpu") -> Tensor:
+    """A modality's embedding, `(width,)`: 1 at its column."""
+    make = _one_hot_code.__wrapped__ if torch.compiler.is_compiling() else _one_hot_code
+    return make(column, width, torch.device(device))
+
+
 def axis_positions(size: int, num_bands: int, max_frequency: float, device: torch.device | str = "cpu") -> Tensor:
     """Fourier features of a grid of `size` points from -1 to 1.
 
@@ -315,8 +327,8 @@ class InputAttention(Attention):
         attention = torch.softmax(score, dim=1)
         weighted = (self.drop_attention(attention) * x.inverse_std).to(x.values.dtype)
         read = torch.bmm(weighted.transpose(1, 2), x.values)
-        # (batch, heads, num_latents, columns) times (heads, columns, d_latents)
-        output = torch.einsum("bhlc,hcd->bld", read.unflatten(1, (self.num_heads, -1)), x.columns(values, 1))
+        read = read.unflatten(1, (self.num_heads, -1)).transpose(1, 2).flatten(2)  # (batch, latents, heads * columns)
+        output = torch.matmul(read, x.columns(values, 1).flatten(0, 1))
         return output, attention.unflatten(2, (self.num_heads, -1)).permute(0, 2, 3, 1)
 
 

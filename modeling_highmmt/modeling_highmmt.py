@@ -25,6 +25,7 @@ from .layers import (
     InputSequence,
     UnimodalEncoder,
     grid_positions,
+    one_hot_code,
     ragged_positions,
 )
 from .model_size import check_model_size
@@ -330,8 +331,7 @@ class HighMMTModel(HighMMTPreTrainedModel, GrowingModel):
                 embedding = self.modality_embeddings[self.config.modalities_of_all_groups().index(modality)]
         else:
             names = self._layout.columns[group]
-            embedding = positions.new_zeros(len(names))
-            embedding[names.index(modality)] = 1.0
+            embedding = one_hot_code(names.index(modality), len(names), positions.device)
         return torch.cat([positions, embedding.expand(*positions.shape[:-1], -1)], dim=-1)
 
     def _encode(
