@@ -492,7 +492,7 @@ class HighMMTModel(HighMMTPreTrainedModel, GrowingModel):
             for kind in KINDS:
                 for group in {groups[kind][node] for node in nodes[kind] if bases[kind] and node in groups[kind]}:
                     active |= {f"{kind}_groups.{bases[kind][group]}", f"{kind}_adapters.{group}"}
-        idle = []
+        idle: list[nn.Parameter] = []
         for part, module in self.named_children():
             # What an adapter has wrapped as a whole is taken for used.
             if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
