@@ -18,7 +18,9 @@ from .distances import (
     singular_value_shares,
     triangle_inequality_rate,
 )
-from .transfer import HeterogeneitySettings, TransferMeasurement, measure_heterogeneity
+from .measure import measure_heterogeneity
+from .settings import HeterogeneitySettings
+from .transfer import TransferMeasurement
 
 __all__ = [
     "CompletedMatrix",

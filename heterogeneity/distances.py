@@ -216,6 +216,8 @@ class HeterogeneityMatrix:
         num_seeds: runs behind each measured entry (`"seeds"` in the file).
         settings: training settings of the runs, plain data.
         suite, suite_fingerprint: which data the matrix belongs to.
+        excluded: nodes of the suite that could not be measured and are not among `nodes`, each with the reason.
+        diverged: runs that diverged, by name, each with the reason; what they would have told is imputed.
 
     Raises:
         ValueError: shapes, symmetry or signs that no such matrix has; the message names kind and entry.
@@ -235,6 +237,8 @@ class HeterogeneityMatrix:
     settings: dict[str, Any] = field(default_factory=dict)
     suite: str = ""
     suite_fingerprint: str = ""
+    excluded: dict[str, str] = field(default_factory=dict)
+    diverged: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(MatrixKind):

@@ -1,13 +1,12 @@
-"""Measuring heterogeneity: train on one node, fine-tune on another, compare with training from scratch."""
+"""The runs behind a heterogeneity matrix: models trained on one node, and models that go on from there on another."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import math
-import os
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,130 +16,52 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import safetensors.torch
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from ..configuration import HighMMTConfig, TaskConfig
-from ..configuration.files import write_bytes, write_text
+from ..configuration.files import write_bytes
 from ..modeling_highmmt import HighMMTModel, labelled, task_loss
 from ..processing import HighMMTProcessor, to_device
 from ..suites import Suite
-from ..train import StaggeredSchedule, build_config, build_model, progress_bar
-from ..train.trainer import EncodedTasks, iterate_batches, process_state
-from .completion import complete_matrix
-from .distances import (
-    DistanceEstimate,
-    HeterogeneityMatrix,
-    LossScale,
-    MatrixKind,
-    heterogeneity_distance,
-    scale_losses,
-)
+from ..train import METRICS, StaggeredSchedule, build_config, build_model
+from ..train.trainer import EncodedTasks, iterate_batches, metric_value, process_state
+from .distances import MatrixKind
+from .settings import MEASURING_VERSION, HeterogeneitySettings, RunLog
+from .stacked import StackedModels
 
-LOSS_SCALES: tuple[LossScale, ...] = ("null", "none")
 VALIDATION_BATCH_SIZE = 256
+# More models at once gain nothing: their tensors no longer fit into a cache.
+MAX_STACKED = 24
 
 
 @dataclass(frozen=True)
-class HeterogeneitySettings:
-    """How heterogeneity is measured; the same for every run, so that runs can be compared.
+class Job:
+    """Runs that share a target and a seed, and so one pass over its data.
 
-    Args:
-        num_steps: optimizer steps of every run, from scratch or after a transfer.
-        num_evaluations: times the validation loss is taken, evenly spread; the best one counts. More than there are
-            steps means after every step.
-        batch_size: rows of one step.
-        learning_rate, weight_decay: of AdamW.
-        share: share of the unordered pairs of nodes that is measured; the rest is imputed.
-        num_seeds: runs of every entry.
-        rank: rank of the imputation (paper: 3).
-        loss_scale: `"null"` divides losses by that of the best constant prediction; `"none"` is the paper as written.
-        seed: of the first run; further runs count up.
-
-    Raises:
-        ValueError: a setting that no measurement can have; the message names it.
+    Attributes:
+        target, seed: what they train on, in which order.
+        sources: one run for each, starting from what was learned there; none: one run from scratch.
     """
 
-    num_steps: int = 48
-    num_evaluations: int = 3
-    batch_size: int = 32
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.1
-    share: float = 0.35
-    num_seeds: int = 1
-    rank: int = 3
-    loss_scale: LossScale = "null"
-    seed: int = 0
+    target: str
+    seed: int
+    sources: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        for name in ("num_steps", "num_evaluations", "batch_size", "num_seeds", "rank"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}={value!r} must be a whole number, 1 or more.")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"seed={self.seed!r} must be a whole number, 0 or more.")
-        for name in ("learning_rate", "weight_decay", "share"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise ValueError(f"{name}={value!r} must be a finite number.")
-        if not 0 < self.share <= 1:
-            raise ValueError(f"share={self.share!r} must be above 0 and at most 1.")
-        if self.loss_scale not in LOSS_SCALES:
-            raise ValueError(f"loss_scale={self.loss_scale!r} is not one of {', '.join(LOSS_SCALES)}.")
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate={self.learning_rate!r} must be positive.")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay={self.weight_decay!r} must not be negative.")
-
-    def to_dict(self) -> dict[str, Any]:
-        """The settings as plain data."""
-        return asdict(self)
+    @property
+    def runs(self) -> list[str]:
+        """Names of the runs in the log."""
+        starts = [f"{source}->" for source in self.sources] or [""]
+        return [f"{start}{self.target}#{self.seed}" for start in starts]
 
 
-class RunLog:
-    """Losses of finished runs, one JSON line each, written as they finish; a later call finds them again.
+@dataclass
+class Outcome:
+    """What a job gives: each run's result, or why it diverged, and from scratch what was learned."""
 
-    Args:
-        path: the file; its first line says what the runs belong to.
-        owner: suite, kind and settings of the runs.
-
-    Raises:
-        ValueError: the file's runs belong to something else.
-    """
-
-    def __init__(self, path: Path, owner: dict[str, Any]) -> None:
-        self.path = path
-        self.losses: dict[str, float] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        # A last line without its end belongs to a run that died while it was written: it is not finished.
-        lines = text.splitlines()[: text.count("\n")]
-        if lines:
-            self._read(lines, owner)
-        else:
-            lines = [json.dumps(owner)]
-        whole = "".join(f"{line}\n" for line in lines)
-        if whole != text:
-            write_text(path, whole)
-
-    def _read(self, lines: list[str], owner: dict[str, Any]) -> None:
-        try:
-            first, *runs = (json.loads(line) for line in lines)
-            losses = {run["run"]: float(run["loss"]) for run in runs}
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.path} is damaged ({error!r}). Delete it to have its runs made again.") from error
-        if first != owner:
-            raise ValueError(
-                f"{self.path} holds runs of another suite or other settings. Use another output folder, or delete it."
-            )
-        self.losses = losses
-
-    def add(self, run: str, loss: float) -> None:
-        """Remember the loss of a finished run."""
-        self.losses[run] = loss
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"run": run, "loss": loss}) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+    losses: list[float]
+    errors: list[str | None]
+    state: dict[str, Tensor] | None = None
 
 
 class TransferMeasurement:
@@ -151,14 +72,19 @@ class TransferMeasurement:
     that have all of the node's modalities. A pair of a retrieval is trained to find its partner modality, which has an
     encoder of its own that is always new; what transfers is the pair's encoder.
 
+    Runs with the same target and seed are trained side by side (`StackedModels`). Where several processes were
+    launched, each makes some of the jobs; all know all results, and the main one alone writes. They must see the same
+    folder.
+
     Args:
         suite, processor, data: what to measure on; `data` is task and split to encoded rows.
         kind: which matrix.
         settings: the same for every run.
         folder: where finished runs and trained sources are kept.
+        advance: called with the number of optimizer steps that were made, counting each model's.
 
     Raises:
-        ValueError: runs of another suite or other settings are in the folder, or several processes were launched.
+        ValueError: runs of another suite, other settings or another version are in the folder.
 
     Source: Liang et al., TMLR 05/2023, equations 1 to 4 (unimodal) and 6 to 8 (interaction).
     """
@@ -171,47 +97,63 @@ class TransferMeasurement:
         kind: MatrixKind,
         settings: HeterogeneitySettings,
         folder: Path,
+        advance: Callable[[int], Any] = lambda steps: None,
     ) -> None:
-        state = process_state()
-        if state.num_processes > 1:
-            raise ValueError(
-                f"Heterogeneity is measured by one process, but {state.num_processes} were launched, which would all "
-                "make the same runs. Measure without `accelerate launch`, then train with it."
-            )
-        self.device = state.device
+        self.process = process_state()
+        self.device = self.process.device
         self.suite, self.processor = suite, processor
         self.kind, self.settings, self.folder = kind, settings, folder
         self.nodes = suite.modality_task_pairs() if kind == "unimodal" else suite.interactions()
-        owner = {"suite": suite.fingerprint, "kind": kind, "settings": settings.to_dict()}
-        self.log = RunLog(folder / f"{kind}-runs.jsonl", owner)
+        self.advance = advance
+        owner = {
+            "version": MEASURING_VERSION,
+            "suite": suite.fingerprint,
+            "kind": kind,
+            "settings": settings.to_dict(),
+        }
+        with self.process.main_process_first():
+            writes = self.process.is_main_process
+            self.log = RunLog(folder / f"{kind}-runs.jsonl", owner, writes=writes)
         self._columns = {
             (task, split): data[task][split].with_format("arrow") for task in suite.tasks for split in data[task]
         }
         self._rows: dict[tuple[str, str], np.ndarray] = {}
-        self.on_run: Callable[[], Any] = lambda: None
+
+    def train_from_scratch(self, nodes: Iterable[str], seeds: Iterable[int]) -> None:
+        """Train a model on each node alone, with every seed: L*_n (equations 1 and 8)."""
+        jobs = [Job(node, seed) for seed in seeds for node in nodes]
+        self._run([job for job in jobs if job.runs[0] not in self.log.losses])
+
+    def transfer(self, directions: Iterable[tuple[str, str]], seeds: Iterable[int]) -> None:
+        """Train on each (source, target) from what was learned on the source: L*_{m->n} (equations 3 and 7).
+
+        The same on the target as from scratch, its shared parameters first trained on the source. From a source that
+        diverged nothing is trained.
+        """
+        sources: dict[tuple[str, int], list[str]] = {}
+        missing: dict[Job, None] = {}
+        for seed, (source, target) in itertools.product(seeds, directions):
+            scratch = Job(source, seed)
+            diverged = scratch.runs[0] in self.log.errors
+            if diverged or Job(target, seed, (source,)).runs[0] in self.log.losses:
+                continue
+            sources.setdefault((target, seed), []).append(source)
+            if not self._source_path(source, seed).exists():
+                missing[scratch] = None
+        self._run(list(missing))
+        jobs = []
+        for (target, seed), all_sources in sources.items():
+            for start in range(0, len(all_sources), MAX_STACKED):
+                jobs.append(Job(target, seed, tuple(all_sources[start : start + MAX_STACKED])))
+        self._run(jobs)
 
     def scratch_loss(self, node: str, seed: int) -> float:
-        """L*_n: best validation loss of a model trained on the node alone (equations 1 and 8)."""
-        run = f"{node}#{seed}"
-        if run not in self.log.losses:
-            self.log.add(run, self._train_source(node, seed))
-            self.on_run()
-        return self.log.losses[run]
+        """Result of a finished run from scratch; NaN where it diverged."""
+        return self.log.losses[f"{node}#{seed}"]
 
     def transfer_loss(self, source: str, target: str, seed: int) -> float:
-        """L*_{m->n}: the same on the target, its shared parameters first trained on the source (eq. 3, 7)."""
-        run = f"{source}->{target}#{seed}"
-        if run not in self.log.losses:
-            if not self._source_path(source, seed).exists():
-                self._train_source(source, seed)
-            start = safetensors.torch.load_file(self._source_path(source, seed))
-            try:
-                loss, _ = self._train(target, seed, start)
-            except FloatingPointError as error:
-                raise FloatingPointError(f"After training on {source}: {error}") from error
-            self.log.add(run, loss)
-            self.on_run()
-        return self.log.losses[run]
+        """Result of a finished transfer; NaN where it or its source diverged."""
+        return self.log.losses.get(f"{source}->{target}#{seed}", math.nan)
 
     def null_loss(self, node: str) -> float:
         """Validation loss of the best constant prediction: class shares or mean of the training labels.
@@ -225,7 +167,7 @@ class TransferMeasurement:
         """
         task = node.split("/", 1)[0]
         train, validation = (self._labels(node, split) for split in ("train", "validation"))
-        description = build_config(self.suite, self.processor, [task]).tasks[task]
+        description = self._description(task)
         if description.problem_type == "retrieval":
             chunks = [validation[rows] for rows in iterate_batches(len(validation), VALIDATION_BATCH_SIZE)]
             losses = [task_loss(task, description, torch.zeros(len(ids), len(ids)), ids) for ids in chunks]
@@ -233,27 +175,98 @@ class TransferMeasurement:
         else:
             constant = _constant_logits(description, train)
             loss = float(task_loss(task, description, constant.expand(len(validation), *constant.shape), validation))
-        if not loss > 0 or _is_constant(train):
-            raise ValueError(
-                f"{node}: the target of the rows that have this input is constant, so heterogeneity has no unit. "
-                f"Leave task {task!r} out, or choose other splits."
-            )
+        for split, labels in (("train", train), ("validation", validation)):
+            if _is_constant(labels) or not loss > 0:
+                raise ValueError(
+                    f"{node}: the target of the {split} rows that have this input is constant, so heterogeneity has "
+                    f"no unit. Leave task {task!r} out, or choose other splits."
+                )
         return loss
+
+    def null_metric(self, node: str) -> float:
+        """The task's metric of the best constant prediction on the validation split; 0 for a retrieval.
+
+        Raises:
+            ValueError: as `null_loss`, or the labels there do not determine the metric.
+        """
+        self.null_loss(node)
+        task = node.split("/", 1)[0]
+        description = self._description(task)
+        if description.problem_type == "retrieval":
+            return 0.0
+        train, validation = (self._labels(node, split) for split in ("train", "validation"))
+        constant = _constant_logits(description, train)
+        value = self._metric(task, description, constant.expand(len(validation), *constant.shape), validation)
+        if not math.isfinite(value):
+            raise ValueError(f"{node}: the labels of the validation split do not determine the metric ({value}).")
+        return value
 
     def remove_sources(self) -> None:
         """Delete the trained sources, which are not needed once all runs are done."""
-        shutil.rmtree(self.folder / f"{self.kind}-sources", ignore_errors=True)
+        if self.process.is_main_process:
+            shutil.rmtree(self.folder / f"{self.kind}-sources", ignore_errors=True)
 
-    def _train_source(self, node: str, seed: int) -> float:
-        loss, state = self._train(node, seed, None)
-        # The head of a source never transfers, nor does the encoder of a retrieval's partner modality.
-        own = ("heads.", "unimodal_groups.1.")
-        shared = {name: value.cpu().contiguous() for name, value in state.items() if not name.startswith(own)}
-        write_bytes(self._source_path(node, seed), safetensors.torch.save(shared))
-        return loss
+    def estimate_seconds(self, nodes: Sequence[str]) -> float:
+        """Time that all runs on these nodes will take one process, from a few timed steps of each."""
+        settings, total = self.settings, 0.0
+        transfers = 2 * settings.num_pairs(len(nodes)) / max(1, len(nodes))
+        for node, (count, size) in itertools.product(
+            nodes, ((1.0, 1), (transfers, min(max(1, round(transfers)), MAX_STACKED)))
+        ):
+            stack = self._stack(node, settings.seed, [{}] * size)
+            task = node.split("/", 1)[0]
+            batches = itertools.islice(self._order(node, settings.seed), 3)
+            marks = []
+            for rows in batches:
+                stack.train_step(self._batch(node, "train", rows))
+                marks.append(time.perf_counter())
+            self._validate(stack, node, task)
+            evaluation = time.perf_counter() - marks[-1]
+            seconds = settings.num_steps * (marks[2] - marks[0]) / 2
+            seconds += min(settings.num_evaluations, settings.num_steps) * evaluation
+            total += settings.num_seeds * count * seconds / size
+        return total
+
+    def _run(self, jobs: Sequence[Job]) -> None:
+        """Make all jobs, as many at a time as there are processes."""
+        rank, world = self.process.process_index, self.process.num_processes
+        # Jobs of one size side by side, so that no process waits for long.
+        jobs = sorted(jobs, key=lambda job: (len(job.runs), self._num_values(job.target)), reverse=True)
+        for start in range(0, len(jobs), world):
+            wave = jobs[start : start + world]
+            own = self._make(wave[rank]) if rank < len(wave) else None
+            for place, (job, outcome) in enumerate(zip(wave, gather_object([own]), strict=False)):
+                self._keep(job, outcome)
+                if place != rank:
+                    self.advance(len(job.runs) * self.settings.num_steps)
+        self.process.wait_for_everyone()
+
+    def _make(self, job: Job) -> Outcome:
+        starts = [safetensors.torch.load_file(self._source_path(source, job.seed)) for source in job.sources]
+        outcome = self._train(job.target, job.seed, starts or [{}], keep=not job.sources)
+        for index, source in enumerate(job.sources):
+            if (error := outcome.errors[index]) is not None:
+                outcome.errors[index] = f"After training on {source}: {error}"
+        return outcome
+
+    def _keep(self, job: Job, outcome: Outcome) -> None:
+        if outcome.state is not None and self.process.is_main_process:
+            # The head of a source never transfers, nor does the encoder of a retrieval's partner modality.
+            own = ("heads.", "unimodal_groups.1.")
+            shared = {
+                name: value.cpu().contiguous() for name, value in outcome.state.items() if not name.startswith(own)
+            }
+            write_bytes(self._source_path(job.target, job.seed), safetensors.torch.save(shared))
+        new = [index for index, run in enumerate(job.runs) if run not in self.log.losses]
+        if new:
+            errors = {job.runs[index]: error for index in new if (error := outcome.errors[index]) is not None}
+            self.log.add({job.runs[index]: outcome.losses[index] for index in new}, errors)
 
     def _source_path(self, node: str, seed: int) -> Path:
         return self.folder / f"{self.kind}-sources" / f"{node.replace('/', '.')}-seed{seed}.safetensors"
+
+    def _description(self, task: str) -> TaskConfig:
+        return build_config(self.suite, self.processor, [task]).tasks[task]
 
     def _labels(self, node: str, split: str) -> Tensor:
         task = node.split("/", 1)[0]
@@ -301,56 +314,90 @@ class TransferMeasurement:
         model.to(self.device)
         return model
 
-    def _train(self, node: str, seed: int, start: dict[str, Tensor] | None) -> tuple[float, dict[str, Tensor]]:
-        """Best validation loss and the weights that had it, from new weights or from those of a source."""
-        settings = self.settings
+    def _num_values(self, node: str) -> int:
+        """How many numbers the inputs of the node's training rows have together, a measure of what a step costs."""
+        table: pa.Table = self._columns[node.split("/", 1)[0], "train"].select_columns(self._inputs(node))[:]
+        return sum(pc.sum(pc.list_value_length(table[name])).as_py() or 0 for name in self._inputs(node))
+
+    def _order(self, node: str, seed: int) -> Iterator[np.ndarray]:
+        """The rows of one step after the other, without end; the same for every run on the node."""
         task = node.split("/", 1)[0]
-        model = self._model(node, seed)
-        if start is not None:
-            # A source trains vectors of its own token ids only, so those of other texts are still as new.
-            model.load_state_dict({**model.state_dict(), **start})
-        torch.manual_seed(seed)
-        optimizer = torch.optim.AdamW(
-            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-        )
         rows = {task: len(self._row_numbers(node, "train"))}
-        schedule = StaggeredSchedule(rows, {task: settings.batch_size}, seed=seed)
-        evaluate_at = set(np.linspace(0, settings.num_steps, settings.num_evaluations + 1).round().astype(int)[1:])
-        best, best_state = math.inf, {}
-        order = (batches[task] for epoch in itertools.count() for batches in schedule.epoch(epoch))
-        for step, batch_rows in enumerate(itertools.islice(order, settings.num_steps), start=1):
-            model.train()
-            loss = model(**self._batch(node, "train", batch_rows)).losses[task]
-            self._require_finite(loss.item(), f"{node}: the training loss of step {step}")
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            if step in evaluate_at:
-                value = self._validation_loss(model, node)
-                self._require_finite(value, f"{node}: the validation loss after step {step}")
-                if value < best:
-                    best = value
-                    best_state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        return best, best_state
+        schedule = StaggeredSchedule(rows, {task: self.settings.batch_size}, seed=seed)
+        return (batches[task] for epoch in itertools.count() for batches in schedule.epoch(epoch))
 
-    def _require_finite(self, loss: float, what: str) -> None:
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"{what} is {loss}. Lower learning_rate ({self.settings.learning_rate:g}) or look for extreme "
-                "values with `highmmt inspect`."
-            )
-
-    @torch.no_grad()
-    def _validation_loss(self, model: HighMMTModel, node: str) -> float:
+    def _stack(self, node: str, seed: int, starts: Sequence[dict[str, Tensor]]) -> StackedModels:
         task = node.split("/", 1)[0]
-        model.eval()
-        losses, labels = [], []
+        # A source trains vectors of its own token ids only, so those of other texts are still as new.
+        model = self._model(node, seed)
+        return StackedModels(model, task, starts, self.settings.learning_rate, self.settings.weight_decay)
+
+    def _train(self, node: str, seed: int, starts: Sequence[dict[str, Tensor]], *, keep: bool) -> Outcome:
+        """Best validation result of a run from each start.
+
+        Args:
+            node, seed: what to train on, in which order and with which new weights.
+            starts: the weights that are not new.
+            keep: also give the weights that were best; for a single start.
+        """
+        settings, task = self.settings, node.split("/", 1)[0]
+        stack = self._stack(node, seed, starts)
+        direction = METRICS[self.suite.task(task).metric].direction if settings.loss_scale == "metric" else -1
+        outcome = Outcome([math.nan] * len(starts), [None] * len(starts))
+        evaluate_at = set(np.linspace(0, settings.num_steps, settings.num_evaluations + 1).round().astype(int)[1:])
+        torch.manual_seed(seed)
+        steps_made = 0
+        for step, rows in enumerate(itertools.islice(self._order(node, seed), settings.num_steps), start=1):
+            losses = stack.train_step(self._batch(node, "train", rows))
+            self._note_divergence(outcome, losses.tolist(), f"{node}: the training loss of step {step}")
+            steps_made += len(starts)
+            self.advance(len(starts))
+            if step in evaluate_at:
+                values = self._validate(stack, node, task)
+                self._note_divergence(outcome, values, f"{node}: the validation result after step {step}")
+                for index, value in enumerate(values):
+                    best = outcome.losses[index]
+                    if outcome.errors[index] is None and (math.isnan(best) or direction * (value - best) > 0):
+                        outcome.losses[index] = value
+                        if keep:
+                            outcome.state = stack.state(index)
+            if None not in outcome.errors:
+                break
+        self.advance(len(starts) * settings.num_steps - steps_made)
+        for index, error in enumerate(outcome.errors):
+            if error is not None:
+                outcome.losses[index], outcome.state = math.nan, None
+        return outcome
+
+    def _note_divergence(self, outcome: Outcome, values: Sequence[float], what: str) -> None:
+        for index, value in enumerate(values):
+            if outcome.errors[index] is None and not math.isfinite(value):
+                outcome.errors[index] = (
+                    f"{what} is {value}. Lower learning_rate ({self.settings.learning_rate:g}) or look for extreme "
+                    "values with `highmmt inspect`."
+                )
+
+    def _validate(self, stack: StackedModels, node: str, task: str) -> list[float]:
+        """Loss of every model on all validation rows, or with `loss_scale="metric"` the task's metric."""
+        description = stack.model.config.tasks[task]
+        losses, predictions, labels = [], [], []
         for rows in iterate_batches(len(self._row_numbers(node, "validation")), VALIDATION_BATCH_SIZE):
             batch = self._batch(node, "validation", rows)
-            losses.append(model(**batch).losses[task])
+            logits, states = stack.predict(batch)
             labels.append(batch["labels"][task])
-        return _mean_of_labelled(losses, labels)
+            losses.append(stack.losses(logits, labels[-1]).cpu())
+            predictions.append(states if description.problem_type == "retrieval" else logits)
+        if self.settings.loss_scale != "metric":
+            return [_mean_of_labelled([batch[index] for batch in losses], labels) for index in range(len(losses[0]))]
+        together, target = torch.cat(predictions, dim=1).float().cpu(), torch.cat(labels).cpu()
+        return [
+            self._metric(task, description, own, target) if bool(torch.isfinite(own).all()) else math.nan
+            for own in together
+        ]
+
+    def _metric(self, task: str, description: TaskConfig, predictions: Tensor, labels: Tensor) -> float:
+        metric = METRICS[self.suite.task(task).metric]
+        return metric_value(metric, task, description, self.processor, predictions, labels)
 
 
 def _mean_of_labelled(losses: list[Tensor], labels: list[Tensor]) -> float:
@@ -382,78 +429,4 @@ def _is_constant(labels: Tensor) -> bool:
     return bool((high.amax(0) <= low.amin(0)).all())
 
 
-def measure_heterogeneity(
-    suite: Suite,
-    processor: HighMMTProcessor,
-    data: EncodedTasks,
-    kind: MatrixKind,
-    settings: HeterogeneitySettings,
-    folder: Path,
-) -> HeterogeneityMatrix:
-    """One heterogeneity matrix of a suite: measured on a share of the pairs, imputed on the rest.
-
-    Args:
-        suite, processor, data: what to measure on.
-        kind: `"unimodal"` (nodes are modality-task pairs) or `"interaction"`.
-        settings: how.
-        folder: finished runs are kept in it and not repeated.
-
-    Raises:
-        ValueError: runs of another suite or other settings are in the folder, or a task has nothing to learn.
-
-    Source: Liang et al., TMLR 05/2023, equations 1 to 8, and appendix A.2 for the imputation.
-    """
-    measurement = TransferMeasurement(suite, processor, data, kind, settings, folder)
-    nodes, seeds = measurement.nodes, range(settings.seed, settings.seed + settings.num_seeds)
-    count = len(nodes)
-    null = np.array([measurement.null_loss(node) for node in nodes])
-    scratch = np.zeros((settings.num_seeds, count))
-    transfer = np.full((settings.num_seeds, count, count), np.nan)
-    pairs = count * (count - 1) // 2
-    budget = min(pairs, max(1, round(settings.share * pairs))) if pairs else 0
-    total = settings.num_seeds * (count + 2 * budget)
-    with progress_bar(f"Heterogeneity, {kind}", total) as advance:
-        advance(min(total, len(measurement.log.losses)))
-        measurement.on_run = advance
-        for number, seed in enumerate(seeds):
-            scratch[number] = [measurement.scratch_loss(node, seed) for node in nodes]
-
-        def measure(first: int, second: int) -> float:
-            for number, seed in enumerate(seeds):
-                for source, target in ((first, second), (second, first)):
-                    transfer[number, source, target] = measurement.transfer_loss(nodes[source], nodes[target], seed)
-            return float(distances().values[first, second])
-
-        def distances() -> DistanceEstimate:
-            return heterogeneity_distance(
-                scale_losses(transfer, settings.loss_scale, null_losses=null, nodes=nodes),
-                scale_losses(scratch, settings.loss_scale, null_losses=null, nodes=nodes),
-            )
-
-        # A suite of tasks with one modality each has no interactions.
-        completed = complete_matrix(measure, max(count, 1), budget, rank=settings.rank, seed=settings.seed)
-    measured = distances()
-    measurement.remove_sources()
-    known = completed.measured[:count, :count]
-    errors = np.where(known, measured.standard_errors, completed.standard_errors[:count, :count])
-    return HeterogeneityMatrix(
-        kind=kind,
-        nodes=list(nodes),
-        transfer=measured.transfer,
-        values=completed.values[:count, :count],
-        standard_errors=errors,
-        measured=known,
-        losses={
-            "scratch": {node: scratch[:, index].tolist() for index, node in enumerate(nodes)},
-            "transfer": {
-                f"{nodes[source]}->{nodes[target]}": transfer[:, source, target].tolist()
-                for source, target in np.argwhere(np.isfinite(transfer).all(axis=0))
-            },
-            "null": {node: float(null[index]) for index, node in enumerate(nodes)},
-        },
-        loss_scale=settings.loss_scale,
-        num_seeds=settings.num_seeds,
-        settings=settings.to_dict(),
-        suite=suite.name,
-        suite_fingerprint=suite.fingerprint,
-    )
+__all__ = ["Job", "Outcome", "TransferMeasurement"]

@@ -155,6 +155,8 @@ class HighMMTModel(HighMMTPreTrainedModel, GrowingModel):
     Attributes:
         max_parameters: a config that asks for more is refused before memory is taken, as it is more likely to be
             broken than meant: the paper's largest model has 4.2 million. Set it on the class for larger models.
+        checks_values: whether `forward` refuses inputs that are not finite. Inside `torch.func.vmap`, where no
+            question about values can be asked, it must be False.
 
     Raises:
         ValueError: the config has no task, or one whose name torch's modules use, or asks for more parameters than
@@ -164,6 +166,7 @@ class HighMMTModel(HighMMTPreTrainedModel, GrowingModel):
     """
 
     max_parameters = 100_000_000
+    checks_values = True
 
     def __init__(self, config: HighMMTConfig) -> None:
         super().__init__(config)
@@ -281,7 +284,8 @@ class HighMMTModel(HighMMTPreTrainedModel, GrowingModel):
             # Of a retrieval it would only leave pairs out.
             if self.training and self.config.modality_dropout and task_config.problem_type != "retrieval":
                 drop_modalities(sequences[task], self.config.modality_dropout)
-        _check_finite(sequences)
+        if self.checks_values:
+            _check_finite(sequences)
         return sequences
 
     def _sequence(

@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from transformers import get_scheduler
 
+from ..configuration import TaskConfig
 from ..modeling_highmmt import HighMMTModel, complete_pairs, labelled, task_loss
 from ..processing import HighMMTProcessor, to_device
 from .metrics import Metric, get_metric
@@ -290,22 +291,11 @@ class MultitaskTrainer:
         metric = self.metrics[task]
         if description.problem_type == "retrieval":
             loss = self._retrieval_loss(task, predictions, labels)
-            known = labelled(labels)
         else:
             loss = float(task_loss(task, description, predictions, labels))
-            known = labelled(labels).all(-1) if labels.is_floating_point() else labelled(labels)
-        if not bool(known.any()):
+        if not bool(_known_rows(description, labels).any()):
             raise ValueError(f"Task {task!r}: no row of the {split} split has a label that could be compared with.")
-        # Steps of a sequence become rows.
-        predictions, labels = predictions[known].double(), labels[known]
-        guess = predictions
-        if description.problem_type == "regression":
-            guess, labels = (self.processor.rescale_target(task, values) for values in (predictions, labels.double()))
-        elif description.problem_type == "multi_label_classification":
-            guess = predictions.sigmoid()
-        elif description.problem_type == "single_label_classification":
-            guess = predictions.softmax(-1)
-        value = metric.function(labels.numpy(), guess.numpy())
+        value = metric_value(metric, task, description, self.processor, predictions, labels)
         if not math.isfinite(value):
             raise ValueError(
                 f"Task {task!r}: the labels of the {split} split do not determine {metric.name} ({value}); there are "
@@ -401,6 +391,42 @@ class progress_bar:  # noqa: N801 - used like a function
     def _advance(self, steps: int = 1) -> None:
         if self._bar is not None and self._task is not None:
             self._bar.advance(self._task, steps)
+
+
+def metric_value(
+    metric: Metric,
+    task: str,
+    description: TaskConfig,
+    processor: HighMMTProcessor,
+    predictions: Tensor,
+    labels: Tensor,
+) -> float:
+    """A metric of all rows that have a label; NaN where the labels do not determine it.
+
+    Args:
+        metric: what to compute.
+        task, description: of which task.
+        processor: knows the units of a regression's target.
+        predictions: logits of all rows, of a retrieval the embeddings of both modalities.
+        labels: of all rows, as `HighMMTModel.forward` takes them.
+    """
+    known = _known_rows(description, labels)
+    # Steps of a sequence become rows.
+    predictions, labels = predictions[known].double(), labels[known]
+    guess = predictions
+    if description.problem_type == "regression":
+        guess, labels = (processor.rescale_target(task, values) for values in (predictions, labels.double()))
+    elif description.problem_type == "multi_label_classification":
+        guess = predictions.sigmoid()
+    elif description.problem_type == "single_label_classification":
+        guess = predictions.softmax(-1)
+    return metric.function(labels.numpy(), guess.numpy())
+
+
+def _known_rows(description: TaskConfig, labels: Tensor) -> Tensor:
+    """Which rows (or steps) have all their labels."""
+    known = labelled(labels)
+    return known.all(-1) if labels.is_floating_point() and description.problem_type != "retrieval" else known
 
 
 def merge_batches(batches: list[Batch]) -> Batch:

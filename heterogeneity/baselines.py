@@ -1,0 +1,153 @@
+"""The measures of heterogeneity that the paper compares with: random distances, and differences of mean features."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..modeling_highmmt import HighMMTModel
+from ..processing import HighMMTProcessor, to_device
+from ..suites import Suite
+from ..train import StaggeredSchedule, build_config, build_model
+from ..train.trainer import EncodedTasks, iterate_batches, merge_batches, process_state
+from .distances import DistanceEstimate, MatrixKind
+from .settings import HeterogeneitySettings
+from .stacked import MAX_GRAD_NORM
+
+_ROWS = 256  # of one pass through the validation split
+Floats = NDArray[np.float64]
+
+
+def random_distances(num_nodes: int, settings: HeterogeneitySettings) -> DistanceEstimate:
+    """Distances that know nothing of the nodes: uniform between 0 and 1, for every seed anew.
+
+    Source: Liang et al., TMLR 05/2023, table 5, "random difference".
+    """
+    drawn = []
+    for seed in range(settings.seed, settings.seed + settings.num_seeds):
+        upper = np.triu(np.random.default_rng(seed).random((num_nodes, num_nodes)), 1)
+        drawn.append(upper + upper.T)
+    return _estimate(np.array(drawn))
+
+
+def feature_distances(
+    suite: Suite,
+    processor: HighMMTProcessor,
+    data: EncodedTasks,
+    kind: MatrixKind,
+    nodes: Sequence[str],
+    settings: HeterogeneitySettings,
+    advance: Callable[[int], Any] = lambda steps: None,
+) -> DistanceEstimate:
+    """Squared distance of mean features, `||mean U(X1) - mean U(X2)||^2`, of one model trained on all tasks at once.
+
+    The features of a modality-task pair are its latents, those of an interaction the vectors of its two ordered pairs,
+    added, as their order means nothing. The mean is over the validation rows that have the inputs. Every process makes
+    the same.
+
+    Args:
+        suite, processor, data: what to train on.
+        kind, nodes: what to compare.
+        settings: steps, batch size, learning rate, weight decay and seeds; a step has a batch of every task.
+        advance: called with the number of steps made.
+
+    Source: Liang et al., TMLR 05/2023, section 3.2, baseline (6), after Sun et al., 2016; the paper numbers no
+    equation and does not say that means are compared, which is ours: the rows of two tasks have no common order.
+    """
+    distances = []
+    for seed in range(settings.seed, settings.seed + settings.num_seeds):
+        model = _train_jointly(suite, processor, data, settings, seed, advance)
+        features = np.array([_mean_features(model, processor, data, kind, node) for node in nodes])
+        squares = ((features[:, None] - features[None]) ** 2).sum(-1) if len(nodes) else np.zeros((0, 0))
+        distances.append(squares)
+    return _estimate(np.array(distances))
+
+
+def _estimate(distances: Floats) -> DistanceEstimate:
+    """Mean over seeds and its standard error, of `(num_seeds, n, n)`; nothing was transferred."""
+    num_seeds, size = distances.shape[:2]
+    errors = np.full((size, size), np.nan)
+    if num_seeds > 1:
+        errors = distances.std(axis=0, ddof=1) / np.sqrt(num_seeds)
+    np.fill_diagonal(errors, 0.0)
+    unknown = np.full((size, size), np.nan)
+    measured = ~np.eye(size, dtype=bool)
+    return DistanceEstimate(unknown, unknown.copy(), distances.mean(axis=0), errors, measured)
+
+
+def _train_jointly(
+    suite: Suite,
+    processor: HighMMTProcessor,
+    data: EncodedTasks,
+    settings: HeterogeneitySettings,
+    seed: int,
+    advance: Callable[[int], Any],
+) -> HighMMTModel:
+    """One model with shared parameters, trained on a batch of every task in each step."""
+    device = process_state().device
+    model = build_model(build_config(suite, processor), seed)
+    model.to(device)
+    columns = {task: data[task]["train"].with_format("arrow") for task in suite.tasks}
+    orders = {}
+    for task, rows in columns.items():
+        schedule = StaggeredSchedule({task: len(rows)}, {task: settings.batch_size}, seed=seed)
+        orders[task] = (step for epoch in itertools.count() for step in schedule.epoch(epoch))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    torch.manual_seed(seed)
+    model.train()
+    for step in range(1, settings.num_steps + 1):
+        parts = [processor.collate(task, columns[task][next(order)[task]]) for task, order in orders.items()]
+        batch = merge_batches(parts)
+        batch.pop("row", None)
+        loss = model(**to_device(batch, device)).loss
+        if not bool(torch.isfinite(loss)):
+            raise FloatingPointError(
+                f"The joint model's training loss of step {step} is {loss.item()}. Lower learning_rate "
+                f"({settings.learning_rate:g}) or look for extreme values with `highmmt inspect`."
+            )
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
+        optimizer.step()
+        advance(1)
+    return model.eval()
+
+
+@torch.no_grad()
+def _mean_features(
+    model: HighMMTModel, processor: HighMMTProcessor, data: EncodedTasks, kind: MatrixKind, node: str
+) -> Floats:
+    """Mean features of a node over the validation rows that have all its inputs, `(features,)`."""
+    task, names = node.split("/", 1)
+    rows = data[task]["validation"].with_format("arrow")
+    present = names.split("+") if kind == "interaction" else [names]
+    order = list(model.config.tasks[task].modalities)
+    total, count = 0.0, 0
+    for numbers in iterate_batches(len(rows), _ROWS):
+        batch = processor.collate(task, rows[numbers])
+        batch.pop("row", None)
+        batch.pop("labels", None)
+        output = model(**to_device(batch, model.device))
+        masks = batch.get("attention_mask", {}).get(task, {})
+        has = torch.ones(len(numbers), dtype=torch.bool)
+        for name in present:
+            if name in masks:
+                has &= masks[name].flatten(1).any(1)
+        if kind == "unimodal":
+            features = output.unimodal_states[task][names].flatten(1)
+        else:
+            ordered = [(first, second) for first in order for second in order if first != second]
+            vectors = output.multimodal_states[task].unflatten(1, (len(ordered), -1))
+            first, second = present
+            features = vectors[:, ordered.index((first, second))] + vectors[:, ordered.index((second, first))]
+        total = total + features.cpu()[has].double().sum(0)
+        count += int(has.sum())
+    return (total / max(1, count)).numpy()
+
+
+__all__ = ["feature_distances", "random_distances"]
