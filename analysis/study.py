@@ -17,6 +17,7 @@ import numpy as np
 from ..configuration import ParameterGroups
 from ..configuration.files import read_json, write_json
 from ..heterogeneity import (
+    MEASURING_VERSION,
     HeterogeneityMatrix,
     HeterogeneitySettings,
     cluster_parameter_groups,
@@ -33,10 +34,11 @@ from ..train import (
     encode_suite,
     finetune,
     pretrain,
+    progress_bar,
     save_model_folder,
     single_task,
 )
-from ..train.trainer import EncodedTasks
+from ..train.trainer import EncodedTasks, process_state
 from .model_card import model_card
 from .report import write_report
 from .run_folder import load_model_folder, open_run_folder, read_record
@@ -177,15 +179,13 @@ class Study:
 
     def measure(self) -> dict[MatrixKind, HeterogeneityMatrix]:
         """Both heterogeneity matrices (section 2.1)."""
-        matrices = {}
-        for kind in KINDS:
-            started = time.monotonic()
-            path = self.folder / "heterogeneity" / f"{kind}.json"
-            new = not path.exists()
-            matrices[kind] = measure_or_read(self.suite, kind, self.settings.heterogeneity, path, self._prepare)
-            if new:
-                self._add_seconds(f"heterogeneity, {kind}", time.monotonic() - started)
-        return matrices
+        return measure_matrices(
+            self.suite,
+            self.settings.heterogeneity,
+            self.folder / "heterogeneity",
+            self._prepare,
+            lambda kind, seconds: self._add_seconds(f"heterogeneity, {kind}", seconds),
+        )
 
     def group(self) -> ParameterGroups:
         """The parameter groups, clustered from the matrices (appendix A.3).
@@ -210,6 +210,7 @@ class Study:
                 num_unimodal_groups=self.settings.num_unimodal_groups,
                 num_crossmodal_groups=self.settings.num_crossmodal_groups,
             )
+            groups = with_excluded(groups, matrices.values())
         write_json(path, groups.to_dict())
         return groups
 
@@ -418,6 +419,7 @@ def measure_or_read(
     settings: HeterogeneitySettings,
     path: Path,
     prepare: Callable[[], tuple[HighMMTProcessor, EncodedTasks]],
+    advance: Callable[[int], Any] | None = None,
 ) -> HeterogeneityMatrix:
     """One heterogeneity matrix: the one in the file, or else measured and written there.
 
@@ -425,9 +427,10 @@ def measure_or_read(
         suite, kind, settings: what to measure, and how.
         path: file of the matrix; finished runs are kept in the folder `runs` beside it.
         prepare: gives processor and encoded data; called only if something is to be measured.
+        advance: as `measure_heterogeneity` takes it.
 
     Raises:
-        ValueError: the file is broken, or was measured with other settings or on another suite.
+        ValueError: the file is broken, or was measured with other settings, by another version or on another suite.
     """
     if path.exists():
         try:
@@ -441,10 +444,58 @@ def measure_or_read(
             )
         if matrix.suite_fingerprint != suite.fingerprint:
             raise ValueError(f"{path} was measured on another suite or other data; choose another --output-dir.")
+        if matrix.version != MEASURING_VERSION:
+            raise ValueError(
+                f"{path} was measured by version {matrix.version} of the measurement, now it is {MEASURING_VERSION}; "
+                "choose another --output-dir, or delete the file."
+            )
         return matrix
-    matrix = measure_heterogeneity(suite, *prepare(), kind, settings, path.parent / "runs")
-    matrix.to_json_file(path)
+    matrix = measure_heterogeneity(suite, *prepare(), kind, settings, path.parent / "runs", advance)
+    if process_state().is_main_process:
+        matrix.to_json_file(path)
+    process_state().wait_for_everyone()
     return matrix
+
+
+def measure_matrices(
+    suite: Suite,
+    settings: HeterogeneitySettings,
+    folder: Path,
+    prepare: Callable[[], tuple[HighMMTProcessor, EncodedTasks]],
+    on_measured: Callable[[MatrixKind, float], Any] = lambda kind, seconds: None,
+) -> dict[MatrixKind, HeterogeneityMatrix]:
+    """Both heterogeneity matrices, measured or read, with one progress bar for all that is to be measured.
+
+    Args:
+        suite, settings, prepare: as `measure_or_read` takes them.
+        folder: where `unimodal.json` and `interaction.json` are or will be.
+        on_measured: called with the kind of a matrix that was measured now, and the seconds it took.
+
+    Raises:
+        ValueError: as `measure_or_read`.
+    """
+    nodes = {"unimodal": suite.modality_task_pairs(), "interaction": suite.interactions()}
+    missing = [kind for kind in KINDS if not (folder / f"{kind}.json").exists()]
+    total = settings.num_steps * sum(settings.num_runs(len(nodes[kind])) for kind in missing)
+    matrices = {}
+    shown = bool(missing) and process_state().is_main_process
+    with progress_bar("Heterogeneity, optimizer steps", total, enabled=shown) as advance:
+        for kind in KINDS:
+            started = time.monotonic()
+            matrices[kind] = measure_or_read(suite, kind, settings, folder / f"{kind}.json", prepare, advance)
+            if kind in missing and process_state().is_main_process:
+                on_measured(kind, time.monotonic() - started)
+    return matrices
+
+
+def with_excluded(groups: ParameterGroups, matrices: Iterable[HeterogeneityMatrix]) -> ParameterGroups:
+    """The groups, and one more for each node that could not be measured: what nothing is known of shares nothing."""
+    maps = {"unimodal": dict(groups.unimodal), "interaction": dict(groups.crossmodal)}
+    for matrix in matrices:
+        members = maps[matrix.kind]
+        for node in matrix.excluded:
+            members[node] = max(members.values(), default=-1) + 1
+    return ParameterGroups(maps["unimodal"], maps["interaction"])
 
 
 def differences(former: Any, present: Any, prefix: str = "") -> list[str]:

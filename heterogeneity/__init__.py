@@ -18,8 +18,8 @@ from .distances import (
     singular_value_shares,
     triangle_inequality_rate,
 )
-from .measure import measure_heterogeneity
-from .settings import HeterogeneitySettings
+from .measure import estimate_sweep, measure_heterogeneity
+from .settings import MEASURING_VERSION, HeterogeneitySettings
 from .transfer import TransferMeasurement
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "DistanceEstimate",
     "HeterogeneityMatrix",
     "HeterogeneitySettings",
+    "MEASURING_VERSION",
     "TransferMeasurement",
     "PairSampler",
     "cluster_nodes",
@@ -35,6 +36,7 @@ __all__ = [
     "complete_matrix",
     "dendrogram_cut",
     "estimate_missing",
+    "estimate_sweep",
     "heterogeneity_distance",
     "measure_heterogeneity",
     "modality_transfer",

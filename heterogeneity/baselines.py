@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,15 +93,12 @@ def _train_jointly(
     model = build_model(build_config(suite, processor), seed)
     model.to(device)
     columns = {task: data[task]["train"].with_format("arrow") for task in suite.tasks}
-    orders = {}
-    for task, rows in columns.items():
-        schedule = StaggeredSchedule({task: len(rows)}, {task: settings.batch_size}, seed=seed)
-        orders[task] = (step for epoch in itertools.count() for step in schedule.epoch(epoch))
+    orders = {task: _order(task, len(rows), settings.batch_size, seed) for task, rows in columns.items()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     torch.manual_seed(seed)
     model.train()
     for step in range(1, settings.num_steps + 1):
-        parts = [processor.collate(task, columns[task][next(order)[task]]) for task, order in orders.items()]
+        parts = [processor.collate(task, columns[task][next(order)]) for task, order in orders.items()]
         batch = merge_batches(parts)
         batch.pop("row", None)
         loss = model(**to_device(batch, device)).loss
@@ -116,6 +113,13 @@ def _train_jointly(
         optimizer.step()
         advance(1)
     return model.eval()
+
+
+def _order(task: str, num_rows: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
+    """The rows of one step after the other, without end."""
+    schedule = StaggeredSchedule({task: num_rows}, {task: batch_size}, seed=seed)
+    for epoch in itertools.count():
+        yield from (batches[task] for batches in schedule.epoch(epoch))
 
 
 @torch.no_grad()

@@ -218,6 +218,7 @@ class HeterogeneityMatrix:
         suite, suite_fingerprint: which data the matrix belongs to.
         excluded: nodes of the suite that could not be measured and are not among `nodes`, each with the reason.
         diverged: runs that diverged, by name, each with the reason; what they would have told is imputed.
+        version: of the measurement (`MEASURING_VERSION`); other versions give other numbers.
 
     Raises:
         ValueError: shapes, symmetry or signs that no such matrix has; the message names kind and entry.
@@ -239,6 +240,7 @@ class HeterogeneityMatrix:
     suite_fingerprint: str = ""
     excluded: dict[str, str] = field(default_factory=dict)
     diverged: dict[str, str] = field(default_factory=dict)
+    version: int = 1
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(MatrixKind):

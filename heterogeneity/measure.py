@@ -20,7 +20,7 @@ from ..train.trainer import EncodedTasks
 from .baselines import feature_distances, random_distances
 from .completion import CompletedMatrix, PairSampler
 from .distances import DistanceEstimate, HeterogeneityMatrix, MatrixKind, heterogeneity_distance, scale_losses
-from .settings import HeterogeneitySettings
+from .settings import MEASURING_VERSION, HeterogeneitySettings
 from .transfer import TransferMeasurement
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,39 @@ def measure_heterogeneity(
         suite_fingerprint=suite.fingerprint,
         excluded=excluded,
         diverged=dict(measurement.log.errors),
+        version=MEASURING_VERSION,
     )
+
+
+@dataclass(frozen=True)
+class SweepEstimate:
+    """What one matrix will cost: runs in all, how many of them are done, seconds for one process to make the rest."""
+
+    runs: int
+    finished: int
+    seconds: float
+    excluded: dict[str, str]
+
+
+def estimate_sweep(
+    suite: Suite,
+    processor: HighMMTProcessor,
+    data: EncodedTasks,
+    kind: MatrixKind,
+    settings: HeterogeneitySettings,
+    folder: Path,
+) -> SweepEstimate:
+    """Runs that `measure_heterogeneity` would make, and their time from a few timed steps; nothing is written.
+
+    Raises:
+        ValueError: as `measure_heterogeneity`.
+    """
+    measurement = TransferMeasurement(suite, processor, data, kind, settings, folder, writes=False)
+    null, excluded = null_values(measurement)
+    runs = settings.num_runs(len(null))
+    finished = min(runs, len(measurement.log.losses))
+    seconds = measurement.estimate_seconds(list(null)) if settings.method == "transfer" and finished < runs else 0.0
+    return SweepEstimate(runs, finished, seconds * (runs - finished) / max(1, runs), excluded)
 
 
 @dataclass
@@ -202,4 +234,4 @@ def _completed(measured: DistanceEstimate, completed: CompletedMatrix, count: in
     return DistanceEstimate(measured.transfer, measured.transfer_standard_errors, values, errors, known)
 
 
-__all__ = ["measure_heterogeneity", "null_values"]
+__all__ = ["SweepEstimate", "estimate_sweep", "measure_heterogeneity", "null_values"]

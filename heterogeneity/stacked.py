@@ -57,7 +57,7 @@ class StackedModels:
         self._optimizer.zero_grad()
         losses.sum().backward()
         gradients = [value.grad for value in self.parameters.values() if value.grad is not None]
-        norms = torch.stack([torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in gradients])
+        norms = torch.stack([torch.linalg.vector_norm(grad.reshape(len(grad), -1), dim=1) for grad in gradients])
         # As `clip_grad_norm_` does it for one model.
         factors = (MAX_GRAD_NORM / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1.0)
         for grad in gradients:

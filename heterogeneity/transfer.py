@@ -82,6 +82,7 @@ class TransferMeasurement:
         settings: the same for every run.
         folder: where finished runs and trained sources are kept.
         advance: called with the number of optimizer steps that were made, counting each model's.
+        writes: False leaves the folder as it is.
 
     Raises:
         ValueError: runs of another suite, other settings or another version are in the folder.
@@ -98,6 +99,8 @@ class TransferMeasurement:
         settings: HeterogeneitySettings,
         folder: Path,
         advance: Callable[[int], Any] = lambda steps: None,
+        *,
+        writes: bool = True,
     ) -> None:
         self.process = process_state()
         self.device = self.process.device
@@ -112,8 +115,8 @@ class TransferMeasurement:
             "settings": settings.to_dict(),
         }
         with self.process.main_process_first():
-            writes = self.process.is_main_process
-            self.log = RunLog(folder / f"{kind}-runs.jsonl", owner, writes=writes)
+            path = folder / f"{kind}-runs.jsonl"
+            self.log = RunLog(path, owner, writes=writes and self.process.is_main_process)
         self._columns = {
             (task, split): data[task][split].with_format("arrow") for task in suite.tasks for split in data[task]
         }

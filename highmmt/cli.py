@@ -73,6 +73,22 @@ class ProgramFormat(str, Enum):
     pt2 = "pt2"
 
 
+class Method(str, Enum):
+    """What `highmmt heterogeneity` can measure."""
+
+    transfer = "transfer"
+    random = "random"
+    feature = "feature"
+
+
+class Scale(str, Enum):
+    """Units of heterogeneity."""
+
+    null = "null"
+    none = "none"
+    metric = "metric"
+
+
 class Split(str, Enum):
     """The splits of a task."""
 
@@ -188,6 +204,8 @@ def heterogeneity(
     share: Annotated[
         float | None,
         typer.Option(
+            "--budget",
+            "--share",
             help="Share of the pairs that is measured, above 0 and up to 1; the rest is imputed.",
             rich_help_panel=_MEASURING,
         ),
@@ -196,6 +214,25 @@ def heterogeneity(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Optimizer steps of every run.", rich_help_panel=_MEASURING)
     ] = None,
+    method: Annotated[
+        Method | None,
+        typer.Option(
+            help="transfer: the paper's. random, feature: what it compares with. Default: transfer.",
+            rich_help_panel=_MEASURING,
+        ),
+    ] = None,
+    loss_scale: Annotated[
+        Scale | None,
+        typer.Option(
+            help="Unit: null (share of what there is to learn), none (loss as it is), metric (percentage points of "
+            "the task's metric). Default: null.",
+            rich_help_panel=_MEASURING,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only say how many runs it takes and how long.", rich_help_panel=_MEASURING),
+    ] = False,
     quick: Quick = False,
 ) -> None:
     """How different modalities and their interactions are.
@@ -203,15 +240,26 @@ def heterogeneity(
     Writes OUTPUT_DIR/heterogeneity/unimodal.json and interaction.json, and prints both. Every entry is a transfer:
     train on one, then on the other, and compare with training from scratch.
 
-    Example: highmmt heterogeneity starter --share 0.5 --seeds 3 --output-dir runs/mine
+    Example: highmmt heterogeneity starter --budget 0.5 --seeds 3 --output-dir runs/mine
     """
-    changes = {"share": share, "num_seeds": seeds, "num_steps": steps}
+    changes = _given(
+        {
+            "share": share,
+            "num_seeds": seeds,
+            "num_steps": steps,
+            "method": method and method.value,
+            "loss_scale": loss_scale and loss_scale.value,
+        }
+    )
     with _writes_to(output_dir):
         loaded = _load_suite(suite, tasks)
-        from .commands import measure_suite
+        from .commands import estimate_suite, is_main_process, measure_suite
 
-        matrices = measure_suite(loaded, output_dir, quick=quick, changes=_given(changes))
-    for matrix in matrices.values():
+        if dry_run:
+            _print_estimates(estimate_suite(loaded, output_dir, quick=quick, changes=changes))
+            return
+        matrices = measure_suite(loaded, output_dir, quick=quick, changes=changes)
+    for matrix in matrices.values() if is_main_process() else ():
         _print_matrix(matrix)
 
 
@@ -579,7 +627,21 @@ def _score(mean: float, deviation: float | None) -> str:
     return f"{mean:.3f}" if deviation is None else f"{mean:.3f} ±{deviation:.3f}"
 
 
+def _print_estimates(estimates: dict[str, Any]) -> None:
+    for kind, estimate in estimates.items():
+        minutes, seconds = divmod(round(estimate.seconds), 60)
+        _tell(
+            f"{kind}: {estimate.runs} runs, {estimate.finished} of them finished; about {minutes} min {seconds} s for "
+            "the rest with one process"
+        )
+        for reason in estimate.excluded.values():
+            _tell(f"  without {reason}")
+
+
 def _print_matrix(matrix: Any) -> None:
+    for what, reasons in (("Left out", matrix.excluded), ("Diverged, imputed", matrix.diverged)):
+        for name, reason in reasons.items():
+            _say(f"[yellow]{what}:[/] {escape(name)} ({escape(reason)})")
     if len(matrix.nodes) < 2:
         _say(f"Heterogeneity, {matrix.kind}: fewer than two to compare.")
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import json
 import os
@@ -26,14 +27,16 @@ from .analysis import (
     StudySettings,
     load_model,
     load_model_folder,
-    measure_or_read,
+    measure_matrices,
     model_card,
     open_run_folder,
+    with_excluded,
     write_report,
 )
 from .configuration import ParameterGroups
 from .configuration.files import write_bytes, write_json
-from .heterogeneity import HeterogeneityMatrix, cluster_parameter_groups
+from .heterogeneity import HeterogeneityMatrix, HeterogeneitySettings, cluster_parameter_groups, estimate_sweep
+from .heterogeneity.measure import SweepEstimate
 from .modeling_highmmt import HighMMTModel, labelled
 from .modeling_highmmt.export import Format, describe_program, save_program
 from .modeling_highmmt.heads import RetrievalHead
@@ -43,6 +46,7 @@ from .processing.targets import best_matches, name_matches
 from .suites import Suite
 from .suites.lines import did_you_mean
 from .train import MultitaskTrainer, encode_suite, finetune, metric_names, pretrain, save_model_folder, single_task
+from .train.trainer import process_state
 
 # How many rows a model reads at a time.
 BATCH_SIZE = 256
@@ -139,20 +143,46 @@ def measure_suite(
     Raises:
         ValueError: the folder holds something else, or its matrices were measured with other settings.
     """
-    settings = dataclasses.replace(StudySettings.for_suite(suite, quick=quick).heterogeneity, **(changes or {}))
-    open_run_folder(folder, suite)
-    prepared: list[Any] = []
+    settings = _heterogeneity_settings(suite, quick, changes)
+    with process_state().main_process_first():
+        open_run_folder(folder, suite)
+    prepare = functools.cache(functools.partial(_prepared, suite))
+    return dict(measure_matrices(suite, settings, folder / "heterogeneity", prepare))
 
-    def prepare() -> Any:
-        if not prepared:
-            processor = suite.build_processor()
-            prepared.extend((processor, encode_suite(suite, processor)))
-        return tuple(prepared)
 
-    return {
-        kind: measure_or_read(suite, kind, settings, folder / "heterogeneity" / f"{kind}.json", prepare)
-        for kind in KINDS
-    }
+def estimate_suite(
+    suite: Suite, folder: Path, *, quick: bool = False, changes: Mapping[str, Any] | None = None
+) -> dict[str, SweepEstimate]:
+    """What both matrices of a suite would cost; nothing is written.
+
+    Raises:
+        ValueError: the folder holds runs of something else, or nothing can be measured.
+    """
+    settings = _heterogeneity_settings(suite, quick, changes)
+    processor, data = _prepared(suite)
+    runs = folder / "heterogeneity" / "runs"
+    return {kind: estimate_sweep(suite, processor, data, kind, settings, runs) for kind in KINDS}
+
+
+def _heterogeneity_settings(suite: Suite, quick: bool, changes: Mapping[str, Any] | None) -> HeterogeneitySettings:
+    """How to measure, once it is clear that there is something to compare."""
+    nodes = suite.modality_task_pairs()
+    if len(nodes) < 2:
+        raise ValueError(
+            f"Suite {suite.name!r} has {nodes[0] if nodes else 'no modality'} alone; heterogeneity compares at least "
+            "two modality-task pairs. Add a modality or a task."
+        )
+    return dataclasses.replace(StudySettings.for_suite(suite, quick=quick).heterogeneity, **(changes or {}))
+
+
+def _prepared(suite: Suite) -> tuple[HighMMTProcessor, Any]:
+    processor = suite.build_processor()
+    return processor, encode_suite(suite, processor)
+
+
+def is_main_process() -> bool:
+    """Whether this process, if several were launched, is the one that prints."""
+    return process_state().is_main_process
 
 
 def cluster_folder(
@@ -194,6 +224,7 @@ def cluster_folder(
         num_crossmodal_groups=num_crossmodal_groups,
         k=k,
     )
+    groups = with_excluded(groups, (unimodal, interaction))
     write_json(path, groups.to_dict())
     return path, groups
 

@@ -78,13 +78,14 @@ def test_a_node_of_a_retrieval_transfers_its_own_encoder_and_its_partner_is_alwa
     for node, partner in (("find/table", "find/spectrum"), ("find/spectrum", "find/table")):
         model = made._model(node, 0)
         assert model.config.groups().unimodal == {node: 0, partner: 1}
-        made.scratch_loss(node, 0)
+        made.train_from_scratch([node, "walk/table"], [0])
         source = load_file(made._source_path(node, 0))
         assert {name.split(".")[1] for name in source if name.startswith("unimodal_groups")} == {"0"}
         # What was trained is what a run on another node starts from.
         fresh = made._model("walk/table", 0).state_dict()
         assert source.keys() == {name for name in fresh if not name.startswith("heads.")}
         assert not torch.equal(source["unimodal_groups.0.latents"], fresh["unimodal_groups.0.latents"])
+        made.transfer([(node, "walk/table"), ("walk/table", node)], [0])
         assert math.isfinite(made.transfer_loss(node, "walk/table", 0))
         assert made.transfer_loss("walk/table", node, 0) != made.scratch_loss(node, 0)
 

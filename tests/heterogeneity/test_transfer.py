@@ -89,15 +89,37 @@ def measure(suite: Suite, processor: HighMMTProcessor, data: dict, tmp_path: Pat
     return make
 
 
+def scratch(made: TransferMeasurement, node: str, seed: int) -> float:
+    """The result of one run from scratch."""
+    made.train_from_scratch([node], [seed])
+    return made.scratch_loss(node, seed)
+
+
+def transfer(made: TransferMeasurement, source: str, target: str, seed: int) -> float:
+    """The result of one transfer, its source trained if need be."""
+    scratch(made, source, seed)
+    made.transfer([(source, target)], [seed])
+    return made.transfer_loss(source, target, seed)
+
+
+def learned(
+    made: TransferMeasurement, node: str, seed: int, start: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The weights of one run that were best."""
+    state = made._train(node, seed, [start], keep=True).state
+    assert state is not None
+    return state
+
+
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The runs that are really made, in order."""
     made: list[str] = []
     train = TransferMeasurement._train
 
-    def counted(self: TransferMeasurement, node: str, seed: int, start: Any) -> Any:
-        result = train(self, node, seed, start)
-        made.append(f"{'transfer to ' if start else ''}{node}#{seed}")
+    def counted(self: TransferMeasurement, node: str, seed: int, starts: Any, **options: Any) -> Any:
+        result = train(self, node, seed, starts, **options)
+        made.extend([f"{'transfer to ' if starts[0] else ''}{node}#{seed}"] * len(starts))
         return result
 
     monkeypatch.setattr(TransferMeasurement, "_train", counted)
@@ -205,16 +227,29 @@ def test_a_run_from_scratch_is_plain_training_on_the_rows_that_have_the_input(
         del batch["row"]
         with torch.no_grad():
             losses.append(float(model(**batch).losses[task]))
-    found = measurement().scratch_loss("arm/series", 2)
+    found = scratch(measurement(), "arm/series", 2)
     assert found == pytest.approx(min(losses[1], losses[3]), rel=1e-5)
 
 
 def test_a_run_is_the_same_whenever_it_is_made(measurement: Callable[..., Any]) -> None:
     first, second = measurement(folder="first"), measurement(folder="second")
-    first.transfer_loss("tone/spectrum", "shapes/table", 0)
+    transfer(first, "tone/spectrum", "shapes/table", 0)
     torch.manual_seed(5)
     for node in UNIMODAL[:2]:
-        assert first.scratch_loss(node, 0) == second.scratch_loss(node, 0)
+        assert scratch(first, node, 0) == scratch(second, node, 0)
+
+
+def test_runs_side_by_side_give_what_each_gives_alone(measurement: Callable[..., Any], calls: list[str]) -> None:
+    """Dropout, batch norm, clipping and AdamW included."""
+    target, sources = "arm/table", ["shapes/spectrum", "shapes/table", "arm/series", "tone/spectrum"]
+    together, alone = measurement(folder="together"), measurement(folder="alone")
+    together.train_from_scratch(sources, [0])
+    del calls[:]
+    together.transfer([(source, target) for source in sources], [0])
+    assert calls == ["transfer to arm/table#0"] * 4
+    found = [together.transfer_loss(source, target, 0) for source in sources]
+    assert found == pytest.approx([transfer(alone, source, target, 0) for source in sources], rel=1e-4)
+    assert len(set(found)) == 4
 
 
 @pytest.mark.parametrize(
@@ -231,7 +266,7 @@ def test_every_setting_of_a_run_changes_it(measurement: Callable[..., Any], chan
     # At this rate the loss is lowest in the middle, so that looking once finds another.
     base = {"learning_rate": 0.2} if "num_evaluations" in change else {}
     losses = [
-        [made.scratch_loss(node, 0) for node in UNIMODAL]
+        [scratch(made, node, 0) for node in UNIMODAL]
         for made in (measurement(folder="base", **base), measurement(folder="changed", **{**base, **change}))
     ]
     assert losses[0] != losses[1]
@@ -239,7 +274,7 @@ def test_every_setting_of_a_run_changes_it(measurement: Callable[..., Any], chan
 
 def test_the_seed_of_a_run_changes_it(measurement: Callable[..., Any]) -> None:
     made = measurement()
-    assert made.scratch_loss("tone/spectrum", 0) != made.scratch_loss("tone/spectrum", 1)
+    assert scratch(made, "tone/spectrum", 0) != scratch(made, "tone/spectrum", 1)
 
 
 # What transfers
@@ -253,7 +288,7 @@ def test_shared_parameters_transfer_and_the_head_does_not(
     measurement: Callable[..., Any], tmp_path: Path, kind: str, source: str, target: str
 ) -> None:
     trained = measurement(kind, learning_rate=0.05)
-    trained.scratch_loss(source, 0)
+    scratch(trained, source, 0)
     [file] = (tmp_path / "runs" / f"{kind}-sources").iterdir()
     start = load_file(file)
     assert {name.split(".")[0] for name in start} == {"unimodal_groups"} | (
@@ -261,7 +296,7 @@ def test_shared_parameters_transfer_and_the_head_does_not(
     )
     # A run that learns nothing shows what it started from.
     still = measurement(kind, folder="still", learning_rate=1e-30, weight_decay=0.0)
-    _, after = still._train(target, 0, start)
+    after = learned(still, target, 0, start)
     fresh = still._model(target, 0).state_dict()
     for name, value in after.items():
         if name.startswith("heads."):
@@ -271,14 +306,13 @@ def test_shared_parameters_transfer_and_the_head_does_not(
             assert name.endswith(("norm.weight", "norm.bias")) or not torch.equal(value, fresh[name])
 
 
-def test_a_transfer_loss_is_that_of_training_on_from_the_source(measurement: Callable[..., Any]) -> None:
+def test_a_transfer_is_training_on_from_the_source(measurement: Callable[..., Any]) -> None:
     made = measurement()
-    found = made.transfer_loss("shapes/table", "tone/spectrum", 0)
-    start = {
-        name: value for name, value in made._train("shapes/table", 0, None)[1].items() if not name.startswith("heads.")
-    }
-    assert found == made._train("tone/spectrum", 0, start)[0]
-    assert found != made.scratch_loss("tone/spectrum", 0)
+    found = transfer(made, "shapes/table", "tone/spectrum", 0)
+    state = learned(made, "shapes/table", 0, {})
+    start = {name: value for name, value in state.items() if not name.startswith("heads.")}
+    assert [found] == made._train("tone/spectrum", 0, [start], keep=False).losses
+    assert found != scratch(made, "tone/spectrum", 0)
 
 
 def test_vectors_of_token_ids_transfer_between_texts_and_stay_new_elsewhere(tmp_path: Path) -> None:
@@ -308,8 +342,8 @@ def test_vectors_of_token_ids_transfer_between_texts_and_stay_new_elsewhere(tmp_
     name = "token_embeddings.text.weight"
     fresh = target._model("chat/text", 0).state_dict()[name]
     for source, stays_new in (("mail/text", False), ("mail/table", True)):
-        start = {key: value for key, value in trained._train(source, 0, None)[1].items() if "heads" not in key}
-        _, after = target._train("chat/text", 0, start)
+        start = {key: value for key, value in learned(trained, source, 0, {}).items() if "heads" not in key}
+        after = learned(target, "chat/text", 0, start)
         assert torch.equal(after[name], start[name])
         assert torch.equal(after[name], fresh) == stays_new
 
@@ -342,20 +376,44 @@ def test_the_null_loss_is_that_of_the_best_constant_worked_out_by_hand(
     assert made.null_loss("tone/spectrum") == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_constant_target_and_an_input_that_no_row_has_are_refused_by_node(
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize(
+    ("task", "keeps", "left_out", "reason"),
+    [
+        ("shapes", lambda row: row["label"] == 1, ["shapes/spectrum", "shapes/table"], "the target of the {} rows"),
+        ("arm", lambda row: not row["series"], ["arm/series"], "no row of the {} split has this input"),
+        ("tone", lambda row: False, ["tone/spectrum"], "no row of the {} split has this input"),
+    ],
+)
+def test_a_node_with_nothing_to_learn_is_left_out_by_name(
+    suite: Suite,
+    processor: HighMMTProcessor,
+    data: dict,
+    tmp_path: Path,
+    task: str,
+    keeps: Callable[[Any], bool],
+    left_out: list[str],
+    reason: str,
+    split: str,
+) -> None:
+    rows = data[task][split]
+    column = "labels" if task == "shapes" else "series"
+    named = {"labels": "label", "series": "series"}[column]
+    chosen = [number for number in range(len(rows)) if task == "tone" or keeps({named: rows[number][column]})]
+    changed = {**data, task: {**data[task], split: rows.select([] if task == "tone" else chosen)}}
+    matrix = measure_heterogeneity(suite, processor, changed, "unimodal", FAST, tmp_path)
+    assert list(matrix.excluded) == left_out
+    assert all(text.startswith(f"{node}: {reason.format(split)}") for node, text in matrix.excluded.items())
+    assert matrix.nodes == [node for node in UNIMODAL if node not in left_out]
+    assert np.isfinite(matrix.values).all() and matrix.num_measured > 0
+
+
+def test_a_suite_with_nothing_to_learn_is_refused(
     suite: Suite, processor: HighMMTProcessor, data: dict, tmp_path: Path
 ) -> None:
-    def refused(task: str, rows: Callable[[Any], list[int]], message: str, split: str) -> None:
-        chosen = {**data, task: {**data[task], split: data[task][split].select(rows(data[task][split]))}}
-        folder = tmp_path / f"{task}-{split}"
-        with pytest.raises(ValueError, match=message):
-            measure_heterogeneity(suite, processor, chosen, "unimodal", FAST, folder)
-
-    ones = lambda split: [row for row, label in enumerate(split["labels"]) if label == 1]  # noqa: E731
-    refused("shapes", ones, "shapes/spectrum: the target .* is constant", "train")
-    absent = lambda split: [row for row, series in enumerate(split["series"]) if not series]  # noqa: E731
-    for split in ("train", "validation"):
-        refused("arm", absent, f"arm/series: no row of the {split} split has this input", split)
+    empty = {task: {**splits, "validation": splits["validation"].select([])} for task, splits in data.items()}
+    with pytest.raises(ValueError, match="No node can be measured. shapes/spectrum: no row of the validation split"):
+        measure_heterogeneity(suite, processor, empty, "unimodal", FAST, tmp_path)
 
 
 # Sweeps that stop and go on
@@ -372,7 +430,7 @@ def test_a_finished_sweep_is_not_repeated_and_leaves_no_weights(
     assert calls == []
 
 
-@pytest.mark.parametrize("stop", [0, 3, 10])
+@pytest.mark.parametrize("stop", [0, 3, 7])
 def test_a_killed_sweep_resumes_and_repeats_nothing(
     measure: Callable[..., Any], calls: list[str], monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
@@ -382,16 +440,17 @@ def test_a_killed_sweep_resumes_and_repeats_nothing(
     del calls[:]
     counted = TransferMeasurement._train
 
-    def killed(self: TransferMeasurement, *args: Any) -> Any:
-        if len(calls) == stop:
+    def killed(self: TransferMeasurement, *args: Any, **options: Any) -> Any:
+        if len(calls) >= stop:
             raise KeyboardInterrupt
-        return counted(self, *args)
+        return counted(self, *args, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(TransferMeasurement, "_train", killed)
         with pytest.raises(KeyboardInterrupt):
             measure(**short)
-    assert calls == expected[:stop]
+    finished = len(calls)
+    assert stop <= finished < len(expected) and calls == expected[:finished]
     assert measure(**short) == whole
     assert calls == expected
 
@@ -418,15 +477,24 @@ def test_a_first_line_cut_short_is_a_new_start(measurement: Callable[..., Any], 
 
 
 def test_runs_of_something_else_are_refused(
-    suite: Suite, processor: HighMMTProcessor, data: dict, measurement: Callable[..., Any], tmp_path: Path
+    suite: Suite,
+    processor: HighMMTProcessor,
+    data: dict,
+    measurement: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     measurement()
     for change in ({"num_steps": 5}, {"seed": 1}, {"loss_scale": "none"}):
-        with pytest.raises(ValueError, match=r"unimodal-runs\.jsonl holds runs of another suite or other settings"):
+        with pytest.raises(ValueError, match=r"unimodal-runs\.jsonl holds runs of another suite, other settings"):
             measurement(**change)
     other = dataclasses.replace(suite, model={**suite.model, "d_latents": 16})
-    with pytest.raises(ValueError, match="another suite or other settings"):
+    with pytest.raises(ValueError, match="another suite, other settings"):
         TransferMeasurement(other, processor, data, "unimodal", FAST, tmp_path / "runs")
+    with monkeypatch.context() as patch:
+        patch.setattr("highmmt.heterogeneity.transfer.MEASURING_VERSION", 99)
+        with pytest.raises(ValueError, match="another version of the measurement"):
+            measurement()
     measurement("interaction")  # has a file of its own
 
 
@@ -442,19 +510,49 @@ def test_a_damaged_log_is_named(measurement: Callable[..., Any], tmp_path: Path,
 # What is refused
 
 
-def test_a_diverging_node_is_named(measure: Callable[..., Any]) -> None:
-    with pytest.raises(FloatingPointError, match=r"shapes/spectrum: the (training|validation) loss .* learning_rate"):
+def test_a_suite_whose_models_all_diverge_is_refused(measure: Callable[..., Any]) -> None:
+    with pytest.raises(FloatingPointError, match=r"all nodes diverge. shapes/spectrum: the .* learning_rate"):
         measure(learning_rate=1e30)
 
 
-def test_a_transfer_that_diverges_names_source_and_target(measurement: Callable[..., Any], tmp_path: Path) -> None:
-    made = measurement()
-    made.scratch_loss("arm/table", 0)
-    [file] = (tmp_path / "runs" / "unimodal-sources").iterdir()
+def test_the_sweep_goes_on_without_a_node_that_diverges(
+    measure: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    batch = TransferMeasurement._batch
+
+    def broken(self: TransferMeasurement, node: str, split: str, rows: Any) -> Any:
+        found = batch(self, node, split, rows)
+        if node == "arm/table":
+            found["labels"]["arm"] = found["labels"]["arm"] + math.inf
+        return found
+
+    monkeypatch.setattr(TransferMeasurement, "_batch", broken)
+    matrix = measure(share=1.0, num_steps=1)
+    assert matrix.nodes == [node for node in UNIMODAL if node != "arm/table"]
+    assert list(matrix.excluded) == ["arm/table"]
+    assert "arm/table: the training loss of step 1 is inf" in matrix.excluded["arm/table"]
+    assert matrix.num_measured == 6
+    # It is as little repeated as a run that finished.
+    monkeypatch.setattr(TransferMeasurement, "_train", None)
+    matrix.to_json_file(tmp_path / "unimodal.json")
+    assert measure(share=1.0, num_steps=1) == HeterogeneityMatrix.from_json_file(tmp_path / "unimodal.json")
+
+
+def test_a_transfer_that_diverges_is_named_and_harms_none_beside_it(
+    measurement: Callable[..., Any], tmp_path: Path
+) -> None:
+    sources, target = ["arm/table", "arm/series"], "shapes/table"
+    made, whole = measurement(), measurement(folder="whole")
+    for one in (made, whole):
+        one.train_from_scratch(sources, [0])
+    file = made._source_path("arm/table", 0)
     save_file({name: torch.full_like(value, math.nan) for name, value in load_file(file).items()}, file)
-    with pytest.raises(FloatingPointError, match="After training on arm/table: shapes/table: the training loss"):
-        made.transfer_loss("arm/table", "shapes/table", 0)
-    assert not any("->" in run for run in measurement().log.losses)
+    for one in (made, whole):
+        one.transfer([(source, target) for source in sources], [0])
+    assert math.isnan(made.transfer_loss("arm/table", target, 0))
+    assert made.transfer_loss("arm/series", target, 0) == whole.transfer_loss("arm/series", target, 0)
+    [error] = measurement().log.errors.values()
+    assert error.startswith("After training on arm/table: shapes/table: the training loss of step 1 is nan")
 
 
 @pytest.mark.parametrize(
@@ -472,7 +570,8 @@ def test_a_transfer_that_diverges_names_source_and_target(measurement: Callable[
         ({"learning_rate": "2e-3"}, "learning_rate='2e-3'"),
         ({"weight_decay": -0.1}, "weight_decay=-0.1"),
         ({"weight_decay": math.nan}, "weight_decay=nan"),
-        ({"loss_scale": "metric"}, "loss_scale='metric' is not one of null, none"),
+        ({"loss_scale": "points"}, "loss_scale='points' is not one of null, none, metric"),
+        ({"method": "guess"}, "method='guess' is not one of transfer, random, feature"),
     ],
 )
 def test_bad_settings_are_refused_by_name(change: dict[str, Any], message: str) -> None:

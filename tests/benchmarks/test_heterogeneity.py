@@ -1,0 +1,27 @@
+"""The benchmark of the heterogeneity measurement runs, and finds that both ways give the same."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.slow
+def test_both_ways_give_the_same_losses(root: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(root / "benchmarks" / "heterogeneity.py"), "--smoke", "--processes", "2"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = re.findall(r"\| (\d+) \| [\d.]+ \| ([\d.]+) \|", done.stdout)
+    assert [int(runs) for runs, _ in rows] == [16, 16, 10]
+    same, noise = (float(value) for value in re.findall(r"differ by (\S+) \(median\)", done.stdout))
+    assert same < 0.01 < noise
