@@ -131,7 +131,7 @@ def _mean_features(
     rows = data[task]["validation"].with_format("arrow")
     present = names.split("+") if kind == "interaction" else [names]
     order = list(model.config.tasks[task].modalities)
-    total, count = 0.0, 0
+    sums, count = [], 0
     for numbers in iterate_batches(len(rows), _ROWS):
         batch = processor.collate(task, rows[numbers])
         batch.pop("row", None)
@@ -149,9 +149,10 @@ def _mean_features(
             vectors = output.multimodal_states[task].unflatten(1, (len(ordered), -1))
             first, second = present
             features = vectors[:, ordered.index((first, second))] + vectors[:, ordered.index((second, first))]
-        total = total + features.cpu()[has].double().sum(0)
+        sums.append(features.cpu()[has].double().sum(0))
         count += int(has.sum())
-    return (total / max(1, count)).numpy()
+    mean: Floats = (torch.stack(sums).sum(0) / max(1, count)).numpy()
+    return mean
 
 
 __all__ = ["feature_distances", "random_distances"]

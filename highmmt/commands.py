@@ -147,7 +147,7 @@ def measure_suite(
     with process_state().main_process_first():
         open_run_folder(folder, suite)
     prepare = functools.cache(functools.partial(_prepared, suite))
-    return dict(measure_matrices(suite, settings, folder / "heterogeneity", prepare))
+    return {**measure_matrices(suite, settings, folder / "heterogeneity", prepare)}
 
 
 def estimate_suite(
