@@ -36,7 +36,7 @@ class StackedModels:
         learning_rate: float,
         weight_decay: float,
     ) -> None:
-        self.model, self.task = model, task
+        self.model, self.task, self.num_models = model, task, len(starts)
         # Questions about values cannot be asked of all models at once; what is not finite shows in the loss.
         model.checks_values = False
 

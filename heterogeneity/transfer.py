@@ -31,8 +31,9 @@ from .settings import MEASURING_VERSION, HeterogeneitySettings, RunLog
 from .stacked import StackedModels
 
 VALIDATION_BATCH_SIZE = 256
+_FEWEST_VALIDATION_ROWS = 64
 # More models at once gain nothing: their tensors no longer fit into a cache.
-MAX_STACKED = 24
+MAX_STACKED = 20
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,8 @@ class TransferMeasurement:
         self._run(list(missing))
         jobs = []
         for (target, seed), all_sources in sources.items():
-            for start in range(0, len(all_sources), MAX_STACKED):
-                jobs.append(Job(target, seed, tuple(all_sources[start : start + MAX_STACKED])))
+            parts = -(-len(all_sources) // MAX_STACKED)
+            jobs += [Job(target, seed, tuple(all_sources[part::parts])) for part in range(parts)]
         self._run(jobs)
 
     def scratch_loss(self, node: str, seed: int) -> float:
@@ -384,7 +385,11 @@ class TransferMeasurement:
         """Loss of every model on all validation rows, or with `loss_scale="metric"` the task's metric."""
         description = stack.model.config.tasks[task]
         losses, predictions, labels = [], [], []
-        for rows in iterate_batches(len(self._row_numbers(node, "validation")), VALIDATION_BATCH_SIZE):
+        size = VALIDATION_BATCH_SIZE
+        if description.problem_type != "retrieval":
+            # Fewer rows for more models, so that what lies between two operations stays in the cache.
+            size = max(_FEWEST_VALIDATION_ROWS, size // stack.num_models)
+        for rows in iterate_batches(len(self._row_numbers(node, "validation")), size):
             batch = self._batch(node, "validation", rows)
             logits, states = stack.predict(batch)
             labels.append(batch["labels"][task])

@@ -147,7 +147,8 @@ def measure_suite(
     with process_state().main_process_first():
         open_run_folder(folder, suite)
     prepare = functools.cache(functools.partial(_prepared, suite))
-    return {**measure_matrices(suite, settings, folder / "heterogeneity", prepare)}
+    matrices = measure_matrices(suite, settings, folder / "heterogeneity", prepare)
+    return {kind: matrices[kind] for kind in KINDS}
 
 
 def estimate_suite(

@@ -217,7 +217,7 @@ def test_the_file_has_the_documented_parts_and_null_for_the_unknown(tmp_path: Pa
     data = json.loads((tmp_path / "unimodal.json").read_text(encoding="utf-8"))
     assert set(data) == {
         *("kind", "nodes", "transfer", "values", "standard_errors", "measured", "losses"),
-        *("loss_scale", "seeds", "settings", "suite", "suite_fingerprint"),
+        *("loss_scale", "seeds", "settings", "suite", "suite_fingerprint", "excluded", "diverged", "version"),
     }
     assert data["seeds"] == 2
     assert data["transfer"][1][2] is None
