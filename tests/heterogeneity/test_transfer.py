@@ -252,6 +252,45 @@ def test_runs_side_by_side_give_what_each_gives_alone(measurement: Callable[...,
     assert len(set(found)) == 4
 
 
+def test_the_gradient_of_each_model_is_cut_to_a_norm_of_its_own(measurement: Callable[..., Any]) -> None:
+    made = measurement()
+    starts = [made._model("arm/table", seed).state_dict() for seed in (1, 2)]
+    batch = made._batch("arm/table", "train", np.arange(6))
+    batch["labels"]["arm"] = 10 * batch["labels"]["arm"]
+    stack = made._stack("arm/table", 0, starts)
+    torch.manual_seed(0)
+    stack.train_step(batch)
+    for index, start in enumerate(starts):
+        model = made._model("arm/table", 0).train()
+        model.load_state_dict(start)
+        torch.manual_seed(0)
+        model(**batch).losses["arm"].backward()
+        assert torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) > 1.0
+        for name, parameter in model.named_parameters():
+            assert torch.allclose(stack.parameters[name].grad[index], parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_more_runs_than_fit_one_stack_are_divided(
+    measurement: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, sources = "tone/spectrum", UNIMODAL[:4]
+    whole, parted = measurement(folder="whole"), measurement(folder="parted")
+    sizes, train = [], TransferMeasurement._train
+
+    def counted(self: TransferMeasurement, node: str, seed: int, starts: Any, **options: Any) -> Any:
+        sizes.append(len(starts))
+        return train(self, node, seed, starts, **options)
+
+    monkeypatch.setattr(TransferMeasurement, "_train", counted)
+    for made, most in ((whole, 20), (parted, 3)):
+        monkeypatch.setattr("highmmt.heterogeneity.transfer.MAX_STACKED", most)
+        made.train_from_scratch(sources, [0])
+        made.transfer([(source, target) for source in sources], [0])
+    assert [size for size in sizes if size > 1] == [4, 2, 2]
+    results = [[made.transfer_loss(source, target, 0) for source in sources] for made in (whole, parted)]
+    assert results[0] == pytest.approx(results[1], rel=1e-4)
+
+
 @pytest.mark.parametrize(
     "change",
     [
