@@ -11,7 +11,19 @@ from types import ModuleType
 
 import pytest
 
-COMMANDS = ("run", "train", "heterogeneity", "cluster", "evaluate", "predict", "report", "inspect", "convert", "push")
+COMMANDS = (
+    "run",
+    "train",
+    "heterogeneity",
+    "cluster",
+    "evaluate",
+    "predict",
+    "report",
+    "inspect",
+    "convert",
+    "export",
+    "push",
+)
 HEAVY = {"torch", "transformers", "datasets", "numpy", "sklearn", "scipy", "matplotlib", "huggingface_hub"}
 
 
