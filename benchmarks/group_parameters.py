@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from large_setting import large_setting
 
 from highmmt.configuration import HighMMTConfig, ParameterGroups
 from highmmt.heterogeneity import random_parameter_groups
@@ -20,37 +21,13 @@ from highmmt.suites import load_suite
 from highmmt.train import build_config
 
 STARTER_GROUPS = Path(__file__).parents[1] / "docs" / "starter" / "parameter_groups.json"
-# Channels, axes, frequency bands; modalities and labels.
-LARGE_MODALITIES = {
-    "static": (1, 1, 6),
-    "timeseries": (1, 2, 6),
-    "image": (16, 2, 6),
-    "audio": (256, 2, 6),
-    "mosei_video": (35, 1, 3),
-    "mosei_audio": (74, 1, 3),
-    "text": (300, 1, 3),
-    "urfunny_video": (371, 1, 3),
-    "urfunny_audio": (81, 1, 3),
-}
-LARGE_TASKS = {
-    "mimic": (["static", "timeseries"], 2),
-    "avmnist": (["image", "audio"], 10),
-    "mosei": (["mosei_video", "mosei_audio", "text"], 2),
-    "urfunny": (["urfunny_video", "urfunny_audio", "text"], 2),
-}
 
 
 def settings() -> dict[str, tuple[HighMMTConfig, ParameterGroups]]:
     """The configs without groups, and their groups; a count depends on how many groups there are alone."""
     suite = load_suite("starter")
     starter = build_config(suite, suite.build_processor())
-    large = HighMMTConfig(
-        modalities={
-            name: {"num_channels": channels, "num_axes": axes, "num_frequency_bands": bands}
-            for name, (channels, axes, bands) in LARGE_MODALITIES.items()
-        },
-        tasks={name: {"modalities": names, "num_labels": labels} for name, (names, labels) in LARGE_TASKS.items()},
-    )
+    large = large_setting().config
     return {
         "starter": (starter, ParameterGroups.from_json_file(STARTER_GROUPS)),
         "large": (large, random_parameter_groups(large.modality_task_pairs(), large.interactions(), 4, 5)),

@@ -28,6 +28,7 @@ def test_every_python_block_runs(root: Path, tmp_path: Path, monkeypatch: pytest
 def test_the_table_of_parameters_is_what_its_command_prints(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
     monkeypatch.setattr(sys, "argv", ["group_parameters.py"])
     runpy.run_path(str(root / "benchmarks" / "group_parameters.py"), run_name="__main__")
     printed = capsys.readouterr().out
