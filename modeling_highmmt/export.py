@@ -252,6 +252,7 @@ def _onnx_bytes(exported: torch.export.ExportedProgram, program: TaskProgram, de
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
     def run(*tensors: Tensor) -> Any:
+        """Logits of the written program."""
         return session.run(["logits"], {name: value.numpy() for name, value in zip(names, tensors, strict=True)})[0]
 
     _check(program, run, "ONNX")

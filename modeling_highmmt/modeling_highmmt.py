@@ -68,6 +68,7 @@ class _Layout:
     bases: dict[GroupKind, list[int]]
     widths: list[int]
     columns: list[list[str]]
+    learned_rows: dict[str, int]
 
     @classmethod
     def of(cls, config: HighMMTConfig) -> _Layout:
@@ -81,6 +82,7 @@ class _Layout:
             bases={kind: config.group_bases(kind) for kind in KINDS},
             widths=[config.width_of_group(group) for group in unimodal_groups],
             columns=[config.modalities_of_group(group) for group in unimodal_groups],
+            learned_rows={name: row for row, name in enumerate(config.modalities_of_all_groups())},
         )
 
 
@@ -332,7 +334,7 @@ class HighMMTModel(HighMMTPreTrainedModel, GrowingModel):
             if modality in self.grown_modality_embeddings:
                 embedding = self.grown_modality_embeddings[modality]
             else:
-                embedding = self.modality_embeddings[self.config.modalities_of_all_groups().index(modality)]
+                embedding = self.modality_embeddings[self._layout.learned_rows[modality]]
         else:
             names = self._layout.columns[group]
             embedding = one_hot_code(names.index(modality), len(names), positions.device)
@@ -482,14 +484,14 @@ class HighMMTModel(HighMMTPreTrainedModel, GrowingModel):
         Args:
             modalities: each task with a loss in the step, to its modalities there.
         """
-        active, first = set(), set(self.config.modalities_of_all_groups())
+        active = set()
         groups, bases = self._layout.groups, self._layout.bases
         for task, names in modalities.items():
             active.add(f"heads.{task}")
             active |= {
                 f"{part}.{name}" for part in ("token_embeddings", "grown_modality_embeddings") for name in names
             }
-            if not first.isdisjoint(names):
+            if any(name in self._layout.learned_rows for name in names):
                 active.add("modality_embeddings")
             nodes = {"unimodal": [f"{task}/{name}" for name in names]}
             nodes["crossmodal"] = [self._interaction(task, *pair) for pair in itertools.combinations(names, 2)]

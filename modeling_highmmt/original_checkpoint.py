@@ -392,6 +392,7 @@ class _Machine:
 
 def _empty(kind: type) -> Callable[[tuple[Any, ...]], Any]:
     def make(arguments: tuple[Any, ...]) -> Any:
+        """A container without members."""
         # Sets are of buffers that are not saved, of which the public code has none.
         if arguments not in ((), ([],)):
             raise ValueError(f"its pickle makes a {kind.__name__} that is not empty at first.")
@@ -545,17 +546,21 @@ class _Node:
         self.value, self.path, self.kind, self._state = value, path, value.kind, value.state
 
     def attribute(self, name: str) -> Any:
+        """One attribute; refused where there is none."""
         if name not in self._state:
             raise ValueError(f"{_shown(self.path)} has no {name!r}.")
         return self._state[name]
 
     def attributes(self) -> dict[str, Any]:
+        """All attributes, by name."""
         return self._state
 
     def whole(self, name: str, largest: int = 1_000_000) -> int:
+        """An attribute that must be a whole number from 1 to `largest`."""
         return _whole(self.attribute(name), f"{name} of {_shown(self.path)}", 1, largest)
 
     def number(self, name: str) -> float:
+        """An attribute that must be a number below a billion in size."""
         value = self.attribute(name)
         if type(value) not in (int, float) or not abs(value) < 1e9:
             raise ValueError(f"{name} of {_shown(self.path)} is {_told(value)}, expected a number.")
