@@ -1,4 +1,4 @@
-"""Training: schedule, metrics, the multitask loop on Accelerate, and the paper's recipes."""
+"""Training: samplers, metrics, the multitask loop on Accelerate, and the paper's recipes."""
 
 from .metrics import METRICS, Metric, get_metric
 from .recipes import (
@@ -12,16 +12,19 @@ from .recipes import (
     single_task,
     train_model,
 )
-from .schedule import StaggeredSchedule
+from .sampling import SAMPLERS, RandomTaskSampler, StaggeredSchedule, TaskSampler, make_sampler
 from .settings import TrainingSettings
 from .trainer import EpochRecord, MultitaskTrainer, TrainingResult, progress_bar
 
 __all__ = [
     "METRICS",
+    "SAMPLERS",
     "EpochRecord",
     "Metric",
     "MultitaskTrainer",
+    "RandomTaskSampler",
     "StaggeredSchedule",
+    "TaskSampler",
     "TrainingResult",
     "TrainingSettings",
     "build_config",
@@ -29,6 +32,7 @@ __all__ = [
     "encode_suite",
     "finetune",
     "get_metric",
+    "make_sampler",
     "metric_names",
     "pretrain",
     "progress_bar",

@@ -29,7 +29,7 @@ from ..configuration import TaskConfig
 from ..modeling_highmmt import HighMMTModel, complete_pairs, labelled, task_loss
 from ..processing import HighMMTProcessor, to_device
 from .metrics import Metric, get_metric
-from .schedule import StaggeredSchedule
+from .sampling import StaggeredSchedule
 from .settings import TrainingSettings
 
 Batch = dict[str, dict[str, Any]]
