@@ -22,13 +22,13 @@ from large_setting import Run, Setting, large_setting
 from measuring import Spread, count_operations, interleave, parser, peak_memory, ratio, save, show, start
 from torch import Tensor
 
-from highmmt.modeling_highmmt import layers
+from highmmt.modeling_highmmt import inputs, layers
+from highmmt.modeling_highmmt.inputs import InputSequence
 from highmmt.modeling_highmmt.layers import (
     Attention,
     CrossmodalTransformer,
     FeedForward,
     InputAttention,
-    InputSequence,
     LatentAttention,
     LatentTransformer,
     UnimodalEncoder,
@@ -231,7 +231,7 @@ SAVINGS = {
     ),
     "cached positions": Saving(
         "the Fourier features of an axis are worked out once per size, not once per step",
-        ((layers, "_axis_positions", layers._axis_positions.__wrapped__),),
+        ((inputs, "_axis_positions", inputs._axis_positions.__wrapped__),),
     ),
 }
 

@@ -19,15 +19,8 @@ from .adapters import GroupAdapter, LowRankUpdate
 from .checks import check_labels, check_mask, check_names, check_values
 from .growth import KINDS, GrowingModel
 from .heads import INITIAL_LOG_SCALE, RetrievalHead, build_head, complete_pairs, task_loss
-from .layers import (
-    CrossmodalTransformer,
-    ElementCrossmodalTransformer,
-    InputSequence,
-    UnimodalEncoder,
-    grid_positions,
-    one_hot_code,
-    ragged_positions,
-)
+from .inputs import InputSequence, grid_positions, one_hot_code, ragged_positions
+from .layers import CrossmodalTransformer, ElementCrossmodalTransformer, UnimodalEncoder
 from .model_size import check_model_size
 
 

@@ -19,7 +19,7 @@ from transformers import AutoModel
 import highmmt  # noqa: F401 - registers the Auto classes
 from highmmt.configuration import HighMMTConfig, ParameterGroups
 from highmmt.modeling_highmmt import HighMMTModel, head_width, task_loss
-from highmmt.modeling_highmmt.layers import InputSequence
+from highmmt.modeling_highmmt.inputs import InputSequence
 from highmmt.modeling_highmmt.modeling_highmmt import drop_modalities
 
 

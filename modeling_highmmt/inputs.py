@@ -1,0 +1,186 @@
+"""Inputs as the network reads them: position codes, modality codes, and sequences of standard width without zeros."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..configuration import ModalityConfig
+
+
+def _fourier_features(points: Tensor, num_bands: int, max_frequency: float) -> Tensor:
+    """Sines, cosines and the points `(...)` themselves, `(..., 2 * num_bands + 1)` in fp32."""
+    last = math.log2(max_frequency / 2.0)
+    exponents = torch.linspace(1.0, last, num_bands, dtype=points.dtype, device=points.device)
+    angles = torch.pi * points[..., None] * exponents.exp2()
+    return torch.cat([angles.sin(), angles.cos(), points[..., None]], dim=-1).to(torch.float32)
+
+
+@lru_cache(maxsize=512)
+def _axis_positions(size: int, num_bands: int, max_frequency: float, device: torch.device) -> Tensor:
+    # A tensor first made inside inference mode could not be used for training later.
+    with torch.inference_mode(False), torch.no_grad():
+        points = torch.arange(size, dtype=torch.float64) * 2 / max(size - 1, 1) - 1
+        return _fourier_features(points, num_bands, max_frequency).to(device)
+
+
+@lru_cache(maxsize=512)
+def _one_hot_code(column: int, width: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(False), torch.no_grad():
+        return F.one_hot(torch.tensor(column), width).to(device=device, dtype=torch.float32)
+
+
+def one_hot_code(column: int, width: int, device: torch.device | str = "cpu") -> Tensor:
+    """A modality's embedding, `(width,)`: 1 at its column."""
+    make = _one_hot_code.__wrapped__ if torch.compiler.is_compiling() else _one_hot_code
+    return make(column, width, torch.device(device))
+
+
+def axis_positions(size: int, num_bands: int, max_frequency: float, device: torch.device | str = "cpu") -> Tensor:
+    """Fourier features of a grid of `size` points from -1 to 1.
+
+    Args:
+        size: number of points; a single point lies at -1.
+        num_bands: frequencies, spaced evenly in log2 from 2 to `max_frequency / 2`.
+        max_frequency: sets the last frequency; values below 4 make the frequencies fall.
+        device: where the result lives.
+
+    Returns:
+        `(size, 2 * num_bands + 1)`: sines, cosines, the point itself.
+
+    Source: Liang et al., TMLR 05/2023, appendix B.1, with the public code's frequencies.
+    """
+    if torch.compiler.is_compiling():
+        return _axis_positions.__wrapped__(size, num_bands, float(max_frequency), torch.device(device))
+    return _axis_positions(size, num_bands, float(max_frequency), torch.device(device))
+
+
+def grid_positions(shape: Sequence[int], modality: ModalityConfig, device: torch.device | str = "cpu") -> Tensor:
+    """Positions of every element of a grid, axes flattened row by row.
+
+    Args:
+        shape: size of each axis. With `modality.max_length`, the first axis covers the start of that many points.
+        modality: says how many bands each axis has.
+        device: where the result lives.
+
+    Returns:
+        `(elements, num_position_channels)`; width 0 where the modality is not ordered.
+    """
+    elements = 1
+    for size in shape:
+        elements *= size
+    if not modality.ordered:
+        return torch.zeros(elements, 0, device=device)
+    codes = []
+    for axis, size in enumerate(shape):
+        span = modality.max_length if axis == 0 and modality.max_length is not None else size
+        code = axis_positions(span, modality.num_frequency_bands, modality.max_frequency, device)[:size]
+        view = [1] * len(shape) + [code.shape[1]]
+        view[axis] = size
+        codes.append(code.view(view).expand(*shape, -1))
+    return torch.cat(codes, dim=-1).reshape(elements, -1)
+
+
+def ragged_positions(lengths: Tensor, shape: Sequence[int], modality: ModalityConfig) -> Tensor:
+    """Positions of every element of padded samples, each of which spans -1 to 1 by its own size.
+
+    Args:
+        lengths: size of each sample along each axis, `(batch, axes)`, at least 1.
+        shape: size of each axis with padding.
+        modality: as for `grid_positions`; with `max_length` the first axis stands where it does in any other sample.
+
+    Returns:
+        `(batch, elements, num_position_channels)`. What lies beyond a sample's size is padding and means nothing.
+    """
+    # Grids are made in float64 too; not every accelerator has it.
+    dtype = torch.float32 if lengths.device.type == "mps" else torch.float64
+    codes = []
+    for axis, size in enumerate(shape):
+        span = lengths[:, axis, None]
+        if axis == 0 and modality.max_length is not None:
+            span = torch.full_like(span, modality.max_length)
+        index = torch.arange(size, dtype=dtype, device=lengths.device)
+        points = index * 2 / (span - 1).clamp_min(1) - 1  # (batch, size)
+        code = _fourier_features(points, modality.num_frequency_bands, float(modality.max_frequency))
+        view = [lengths.shape[0], *[1] * len(shape), code.shape[-1]]
+        view[1 + axis] = size
+        codes.append(code.view(view).expand(-1, *shape, -1))
+    return torch.cat(codes, dim=-1).flatten(1, -2)
+
+
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """What matrix products of a tensor are computed in: autocast's choice where it is on."""
+    device = tensor.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
+
+
+@dataclass
+class InputSequence:
+    """One modality of one task, standardised but with the zero columns left out.
+
+    Attributes:
+        values: `(batch, elements, channels + codes + 1)`: data, then positions and modality embedding, then the mean
+            of the full-width element.
+        num_channels, num_codes: widths of the first two parts.
+        mask: `(batch, elements)`, True where an element is real; None where all are.
+        present: `(batch,)`, True where a sample has at least one real element; None where all have.
+        inverse_std: of each full-width element, `(batch, elements, 1)`; with the mean, what its layer norm needs.
+    """
+
+    values: Tensor
+    num_channels: int
+    num_codes: int
+    mask: Tensor | None
+    present: Tensor | None
+    inverse_std: Tensor
+
+    @classmethod
+    def build(cls, data: Tensor, codes: Tensor, mask: Tensor | None, d_all: int, eps: float) -> InputSequence:
+        """The sequence of elements `[data | zeros | codes]` of width `d_all`.
+
+        Args:
+            data: `(batch, elements, channels)`.
+            codes: positions and modality embedding, `(elements, width)`, or `(batch, elements, width)` where the
+                positions depend on each sample's own length.
+            mask: `(batch, elements)`, True where an element is real; None where all are.
+            d_all: width of the whole element.
+            eps: epsilon of the layer norm.
+        """
+        present = None
+        if mask is not None:
+            # Padding may hold anything, even NaN, and must not reach a sum.
+            data = data.masked_fill(~mask[..., None], 0.0)
+            present = mask.any(dim=1)
+        # A difference of large numbers: in half precision nothing would be left of it.
+        wide = torch.promote_types(data.dtype, torch.float32)
+        mean = (data.sum(-1, keepdim=True, dtype=wide) + codes.sum(-1, keepdim=True, dtype=wide)) / d_all
+        square = torch.linalg.vector_norm(data, dim=-1, keepdim=True, dtype=wide).square()
+        variance = (square + codes.to(wide).square().sum(-1, keepdim=True)) / d_all - mean.square()
+        inverse_std = (variance.clamp_min(0.0) + eps).rsqrt()
+        # Autocast would cast them at each of their uses.
+        dtype = compute_dtype(data)
+        parts = [part.to(dtype) for part in (data, codes.expand(data.shape[0], -1, -1), mean)]
+        return cls(torch.cat(parts, dim=-1), data.shape[-1], codes.shape[-1], mask, present, inverse_std)
+
+    def project(self, norm: nn.LayerNorm, matrix: Tensor) -> Tensor:
+        """`norm(element) @ matrix` of every full-width element, `(batch, elements, out)`."""
+        scaled = self.columns(with_mean_column(matrix * norm.weight[:, None], 0), 0)
+        return torch.matmul(self.values, scaled) * self.inverse_std + torch.matmul(norm.bias, matrix)
+
+    def columns(self, full: Tensor, dim: int) -> Tensor:
+        """The rows of a projection that belong to `values`, from all `d_all + 1` of them at `dim`."""
+        num_after = self.num_codes + 1
+        num_zeros = full.shape[dim] - self.num_channels - num_after
+        data, _, after = full.split([self.num_channels, num_zeros, num_after], dim)
+        return torch.cat([data, after], dim)
+
+
+def with_mean_column(projection: Tensor, dim: int) -> Tensor:
+    """A projection of all `d_all` columns, and of their mean, which a layer norm takes from each of them."""
+    return torch.cat([projection, -projection.sum(dim, keepdim=True)], dim)
