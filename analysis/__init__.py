@@ -1,23 +1,41 @@
 """Analysis: the comparison of parameter sharing on a suite, its tables, pictures and report."""
 
+from .figures import write_figures
+from .grouping import (
+    KINDS,
+    GroupSizes,
+    choose_groups,
+    groups_by_hand,
+    save_stability,
+    stability_file,
+    with_excluded,
+    write_changed,
+)
 from .model_card import model_card
 from .report import write_pictures, write_report
 from .run_folder import load_model, load_model_folder, open_run_folder
-from .study import KINDS, METHODS, Study, StudySettings, measure_matrices, run_study, select_tasks, with_excluded
+from .study import METHODS, Study, StudySettings, measure_matrices, run_study, select_tasks
 
 __all__ = [
+    "GroupSizes",
     "KINDS",
     "METHODS",
     "Study",
     "StudySettings",
+    "choose_groups",
+    "groups_by_hand",
     "load_model",
     "load_model_folder",
     "measure_matrices",
     "model_card",
     "open_run_folder",
     "run_study",
+    "save_stability",
     "select_tasks",
+    "stability_file",
     "with_excluded",
+    "write_changed",
+    "write_figures",
     "write_pictures",
     "write_report",
 ]

@@ -85,7 +85,7 @@ def _svg(width: float, height: float, body: str, title: str | None, kind: str = 
     return f'<svg class="{kind}" {role} {frame}>{name}{body}</svg>'
 
 
-def _ticks(low: float, high: float, count: int) -> list[float]:
+def round_ticks(low: float, high: float, count: int) -> list[float]:
     """Round numbers within `low` to `high`, about `count` of them."""
     span = high - low
     if not span > 0:
@@ -97,7 +97,7 @@ def _ticks(low: float, high: float, count: int) -> list[float]:
     return [index * step for index in range(first, last + 1)]
 
 
-def _tick_labels(ticks: Sequence[float]) -> list[str]:
+def tick_labels(ticks: Sequence[float]) -> list[str]:
     """The ticks with as many decimals as tell them apart."""
     for decimals in range(6):
         labels = [f"{tick + 0.0:.{decimals}f}" for tick in ticks]
@@ -233,7 +233,7 @@ def cluster_tree(values: Matrix, method: Linkage = "average", nodes: Sequence[st
     return Tree(merges, [int(leaf) for leaf in drawn["leaves"]])
 
 
-def _merge_groups(tree: Tree, groups: Sequence[int]) -> list[int | None]:
+def merge_groups(tree: Tree, groups: Sequence[int]) -> list[int | None]:
     """For each merge the group that all its leaves belong to, None where it joins several groups."""
     owner: list[int | None] = list(groups)
     for first, second in tree.merges[:, :2].astype(int):
@@ -241,10 +241,19 @@ def _merge_groups(tree: Tree, groups: Sequence[int]) -> list[int | None]:
     return owner[len(groups) :]
 
 
+def leaf_order(tree: Tree | None, num_nodes: int, groups: Sequence[int] | None) -> list[int]:
+    """Drawing order of the nodes: as in the tree, but each group's nodes together."""
+    leaves = tree.leaves if tree else list(range(num_nodes))
+    if groups is None:
+        return leaves
+    first = list(dict.fromkeys(groups[leaf] for leaf in leaves))
+    return sorted(leaves, key=lambda leaf: first.index(groups[leaf]))
+
+
 def cut_height(tree: Tree, groups: Sequence[int]) -> float | None:
     """The height that cuts the tree into `groups` (one number per node), None where no single cut gives them."""
     heights = tree.merges[:, 2]
-    owner = _merge_groups(tree, groups)
+    owner = merge_groups(tree, groups)
     inside = [height for height, group in zip(heights, owner, strict=True) if group is not None]
     across = [height for height, group in zip(heights, owner, strict=True) if group is None]
     if len(inside) != len(groups) - len(set(groups)) or (inside and across and max(inside) > min(across)):
@@ -274,8 +283,9 @@ def heat_map(
     prefix: str = "",
     order: Sequence[int] | None = None,
     scale: HeatScale | None = None,
+    are_distances: bool = True,
 ) -> str:
-    """Lower triangle of a distance matrix with its numbers, each node named beside its diagonal cell.
+    """Lower triangle of a matrix of distances, or of other numbers, each node named beside its diagonal cell.
 
     The names stand a second time at the left edge, for the style sheet to show on narrow screens only.
 
@@ -289,6 +299,7 @@ def heat_map(
         prefix: letter before a group's number.
         order: the nodes in drawing order; as given where left out.
         scale: colour scale; made from the values where left out.
+        are_distances: whether the numbers were measured or imputed, and the text of a cell says which.
     """
     scale = scale or HeatScale.of(values)
     order = list(order if order is not None else range(len(nodes)))
@@ -304,9 +315,10 @@ def heat_map(
         top = head + places[rank]
         for place, other in zip(places[:rank], order[:rank], strict=True):
             real = measured is None or bool(measured[node][other])
+            origin = f", {'measured' if real else 'imputed'}" if are_distances else ""
             error = None if standard_errors is None else standard_errors[node][other]
             hint = f"{nodes[node]} – {nodes[other]}"
-            cells.append(_heat_cell(place, top, cell, values[node][other], scale, real, error, hint))
+            cells.append(_heat_cell(place, top, cell, values[node][other], scale, real, origin, error, hint))
         if groups is None:
             cells.append(_rect(places[rank] + 1, top + 1, cell - 2, cell - 2, "diagonal", 3))
         else:
@@ -337,7 +349,15 @@ def _row_names(nodes: Sequence[str], middles: Sequence[float], height: float) ->
 
 
 def _heat_cell(
-    x: float, y: float, cell: float, value: float | None, scale: HeatScale, real: bool, error: float | None, pair: str
+    x: float,
+    y: float,
+    cell: float,
+    value: float | None,
+    scale: HeatScale,
+    real: bool,
+    origin: str,
+    error: float | None,
+    pair: str,
 ) -> str:
     if value is None or not math.isfinite(value):
         shape = _rect(x + 1, y + 1, cell - 2, cell - 2, "blank", 3)
@@ -345,7 +365,7 @@ def _heat_cell(
         return f"<g><title>{escape(pair)}: not measured</title>{shape}{number}</g>"
     step = scale.step(value)
     spread = "" if error is None or not math.isfinite(error) else f" ± {format_number(error)} (standard error)"
-    hint = f"{pair}: {format_number(value)}{spread}, {'measured' if real else 'imputed'}"
+    hint = f"{pair}: {format_number(value)}{spread}{origin}"
     shape = _rect(x + 1, y + 1, cell - 2, cell - 2, f"h{step}", 3)
     if not real:
         shape += _rect(x + 2.5, y + 2.5, cell - 5, cell - 5, f"imputed hs{step}", 2)
@@ -413,11 +433,13 @@ def dendrogram(
         return right - (right - left) * (math.sqrt(share) if by_root else share)
 
     place = {leaf: (right, top + row * (rank + 0.5)) for rank, leaf in enumerate(tree.leaves)}
-    owner = [None] * len(heights) if groups is None else _merge_groups(tree, groups)
+    owner = [None] * len(heights) if groups is None else merge_groups(tree, groups)
     parts = []
     most = max(2, int((right - left) / 62))
-    ticks = [tick * tick for tick in _ticks(0, math.sqrt(reach), most)] if by_root else _ticks(0, reach, most)
-    for tick, text in zip(ticks, _tick_labels(ticks), strict=True):
+    ticks = (
+        [tick * tick for tick in round_ticks(0, math.sqrt(reach), most)] if by_root else round_ticks(0, reach, most)
+    )
+    for tick, text in zip(ticks, tick_labels(ticks), strict=True):
         parts.append(_line(across(tick), top, across(tick), bottom + 4, "grid"))
         parts.append(_text(across(tick), bottom + 18, text, "tick", "middle"))
     parts.append(
@@ -516,8 +538,8 @@ def scatter(
         return left + share * (right - left), bottom - (y - low_y) / (high_y - low_y) * (bottom - top)
 
     parts = [_text(2, 14, y_label, "axis")]
-    ticks = _ticks(low_y, high_y, 6)
-    for tick, text in zip(ticks, _tick_labels(ticks), strict=True):
+    ticks = round_ticks(low_y, high_y, 6)
+    for tick, text in zip(ticks, tick_labels(ticks), strict=True):
         y = at(low_x, tick)[1]
         parts += [_line(left, y, right, y, "grid"), _text(left - 8, y + 4, text, "tick", "end")]
     for tick in _log_ticks(low_x, high_x, max(3, int(width / 90))):
@@ -634,11 +656,11 @@ def line_chart(
         return left + 6 + share * (right - left - 12), bottom - (y - low) / (high - low) * (bottom - top)
 
     parts = [_text(2, 12, y_label, "axis")]
-    ticks = _ticks(low, high, 4)
-    for tick, text in zip(ticks, _tick_labels(ticks), strict=True):
+    ticks = round_ticks(low, high, 4)
+    for tick, text in zip(ticks, tick_labels(ticks), strict=True):
         y = at(1, tick)[1]
         parts += [_line(left, y, right, y, "grid"), _text(left - 6, y + 4, text, "tick", "end")]
-    epochs = sorted({max(1, round(tick)) for tick in _ticks(1, num_epochs, 6)} | {1})
+    epochs = sorted({max(1, round(tick)) for tick in round_ticks(1, num_epochs, 6)} | {1})
     for epoch in epochs:
         parts.append(_text(at(epoch, low)[0], bottom + 15, str(epoch), "tick", "middle"))
     parts.append(_line(left, bottom, right, bottom, "axis-line"))

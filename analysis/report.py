@@ -5,7 +5,6 @@ A run folder fills in stages. The report shows what there is, and says what is m
 
 from __future__ import annotations
 
-import io
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -14,21 +13,20 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from scipy.cluster import hierarchy
 
 from ..configuration import ParameterGroups
 from ..configuration.files import read_json, write_bytes, write_text
+from ..heterogeneity import GroupStability
 from ..heterogeneity.clustering import Linkage
+from ..heterogeneity.distances import MatrixKind
 from . import charts
 from .charts import format_number, format_parameters
+from .figures import NOUNS, PREFIX, draw_files, fixed_style, overview_figure, read_views
+from .grouping import KINDS, group_numbers, read_stability, stability_file
 
-KINDS = ("unimodal", "interaction")
-_PREFIX = {"unimodal": "U", "interaction": "C"}
-_NOUNS = {"unimodal": "modalities", "interaction": "interactions"}
 _PHASES = {"pretrained": "pretraining", "finetuned": "fine-tuning"}
 _METHODS = ("share_none", "share_all", "random", "highmmt")
 
@@ -47,6 +45,13 @@ class Distances:
     seeds: Any
     tree: charts.Tree | None = None
 
+    def cluster(self, linkage: Linkage) -> None:
+        """Make the tree, where there are two nodes and every distance is known."""
+        self.linkage = linkage
+        pairs = ((row, column) for row in range(len(self.nodes)) for column in range(len(self.nodes)) if row != column)
+        if len(self.nodes) > 1 and all(self.values[row][column] is not None for row, column in pairs):
+            self.tree = charts.cluster_tree(self.values, linkage, self.nodes)
+
     @property
     def num_pairs(self) -> int:
         """Number of unordered pairs of nodes."""
@@ -64,8 +69,9 @@ class Run:
 
     name: str
     suite: dict[str, Any] | None = None
-    distances: dict[str, Distances] = field(default_factory=dict)
+    distances: dict[MatrixKind, Distances] = field(default_factory=dict)
     groups: ParameterGroups | None = None
+    stability: dict[MatrixKind, GroupStability] = field(default_factory=dict)
     metrics: dict[str, Any] | None = None
     has_model: bool = False
     written: datetime | None = None
@@ -102,17 +108,11 @@ class Run:
         nodes = [node.split("/", 1) for node in (self.groups.unimodal if self.groups else ())]
         return [parts[-1] for parts in nodes if parts[0] == task]
 
-    def groups_of(self, kind: str) -> list[int] | None:
+    def groups_of(self, kind: MatrixKind) -> list[int] | None:
         """Group of each node of a matrix, in its order; None without groups or where they name other nodes."""
         if self.groups is None or kind not in self.distances:
             return None
-        nodes, groups = self.distances[kind].nodes, self.groups
-        try:
-            if kind == "unimodal":
-                return list(groups.matched_to(nodes, groups.crossmodal).unimodal.values())
-            return list(groups.matched_to(groups.unimodal, nodes).crossmodal.values())
-        except ValueError:
-            return None
+        return group_numbers(self.groups, kind, self.distances[kind].nodes)
 
 
 def read_run(run_folder: Path | str) -> Run:
@@ -150,6 +150,12 @@ def read_run(run_folder: Path | str) -> Run:
         if (distances := read(f"heterogeneity/{kind}.json", _load_distances)) is not None:
             run.distances[kind] = distances
     run.groups = read("parameter_groups.json", ParameterGroups.from_json_file)
+    for kind, stability in (read(stability_file(Path("parameter_groups.json")).name, read_stability) or {}).items():
+        distances = run.distances.get(kind)
+        # What was made for other groups than the folder has now says nothing about these.
+        if distances and (stability.nodes, stability.groups) == (distances.nodes, run.groups_of(kind)):
+            run.stability[kind] = stability
+            distances.cluster(stability.linkage)
     run.metrics = read("metrics.json", _load_metrics)
     run.written = datetime.fromtimestamp(max(found), timezone.utc) if found else None
     return run
@@ -197,11 +203,7 @@ def _load_distances(path: Path) -> Distances:
         str(data.get("loss_scale") or settings.get("loss_scale") or ""),
         data.get("seeds"),
     )
-    complete = all(
-        value is not None for row, line in enumerate(values) for col, value in enumerate(line) if row != col
-    )
-    if len(nodes) > 1 and complete:
-        distances.tree = charts.cluster_tree(values, linkage, nodes)
+    distances.cluster(linkage)
     return distances
 
 
@@ -444,15 +446,6 @@ def _performance(run: Run) -> dict[str, Any] | None:
     return {"higher": higher, "pictures": pictures, "parts": list(parts)}
 
 
-def _order(distances: Distances, groups: Sequence[int] | None) -> list[int]:
-    """Drawing order: as in the tree, but each group's nodes together."""
-    leaves = distances.tree.leaves if distances.tree else list(range(len(distances.nodes)))
-    if groups is None:
-        return leaves
-    first = list(dict.fromkeys(groups[leaf] for leaf in leaves))
-    return sorted(leaves, key=lambda leaf: first.index(groups[leaf]))
-
-
 def _pairs(distances: Distances) -> list[dict[str, Any]]:
     """All pairs, nearest first, those without a distance last."""
     nodes, errors, transfer = distances.nodes, distances.standard_errors, distances.transfer
@@ -477,31 +470,36 @@ def _heterogeneity(run: Run) -> list[dict[str, Any]]:
     for kind in KINDS:
         distances = run.distances.get(kind)
         if distances is None or not distances.nodes:
-            figures.append({"kind": kind, "noun": _NOUNS[kind], "distances": None, "pairs": []})
+            figures.append({"kind": kind, "noun": NOUNS[kind], "distances": None, "pairs": []})
             continue
         groups, scale = run.groups_of(kind), charts.HeatScale.of(distances.values)
         imputed, tree = distances.num_pairs - distances.num_measured, distances.tree
-        common: dict[str, Any] = {"groups": groups, "prefix": _PREFIX[kind]}
+        common: dict[str, Any] = {"groups": groups, "prefix": PREFIX[kind]}
         picture = charts.heat_map(
             distances.nodes,
             distances.values,
-            title=f"Heterogeneity matrix of {len(distances.nodes)} {_NOUNS[kind]}; the table below has all numbers.",
+            title=f"Heterogeneity matrix of {len(distances.nodes)} {NOUNS[kind]}; the table below has all numbers.",
             measured=distances.measured,
             standard_errors=distances.standard_errors,
-            order=_order(distances, groups),
+            order=charts.leaf_order(distances.tree, len(distances.nodes), groups),
             scale=scale,
             **common,
         )
-        title = f"Cluster tree of {len(distances.nodes)} {_NOUNS[kind]}"
+        title = f"Cluster tree of {len(distances.nodes)} {NOUNS[kind]}"
+        support = run.stability[kind].support if kind in run.stability else [None] * len(distances.nodes)
+        leaves = [
+            node if share is None else f"{node} · {100 * share:.0f} %"
+            for node, share in zip(distances.nodes, support, strict=True)
+        ]
         trees = [
-            charts.dendrogram(distances.nodes, tree, title=title, by_root=scale.by_root, width=width, **common)
+            charts.dendrogram(leaves, tree, title=title, by_root=scale.by_root, width=width, **common)
             for width in (470, 328)
             if tree
         ]
         figures.append(
             {
                 "kind": kind,
-                "noun": _NOUNS[kind],
+                "noun": NOUNS[kind],
                 "distances": distances,
                 "imputed": imputed,
                 "picture": Markup(picture),
@@ -509,7 +507,46 @@ def _heterogeneity(run: Run) -> list[dict[str, Any]]:
                 "pairs": _pairs(distances),
                 "trees": [Markup(picture) for picture in trees],
                 "grouped": groups is not None,
+                "has_shares": any(share is not None for share in support),
                 "is_cut": bool(tree and groups and charts.cut_height(tree, groups) is not None),
+            }
+        )
+    return figures
+
+
+def _groups(run: Run) -> list[dict[str, Any]]:
+    """Groups of both kinds: their members, and how often samples of the measurement agree."""
+    figures = []
+    for kind, members in zip(KINDS, (run.groups.unimodal, run.groups.crossmodal) if run.groups else (), strict=False):
+        groups: list[dict[str, Any]] = []
+        stability = run.stability.get(kind)
+        support = dict(zip(stability.nodes, stability.support, strict=True)) if stability else {}
+        for number in sorted(set(members.values())):
+            nodes = [node for node, group in members.items() if group == number]
+            shares = [share for node in nodes if (share := support.get(node)) is not None]
+            share = statistics.fmean(shares) if shares else None
+            groups.append({"number": number, "nodes": nodes, "share": share})
+        picture = None
+        if stability and stability.together is not None and not stability.is_trivial:
+            drawn = run.distances[kind]
+            picture = charts.heat_map(
+                stability.nodes,
+                stability.together.tolist(),
+                title=f"How often two of {len(stability.nodes)} {NOUNS[kind]} share a group.",
+                groups=stability.groups,
+                prefix=PREFIX[kind],
+                order=charts.leaf_order(drawn.tree, len(drawn.nodes), stability.groups),
+                scale=charts.HeatScale(1.0, False),
+                are_distances=False,
+            )
+        figures.append(
+            {
+                "kind": kind,
+                "count": len(members),
+                "groups": groups,
+                "stability": stability,
+                "has_shares": any(group["share"] is not None for group in groups),
+                "picture": Markup(picture) if picture else None,
             }
         )
     return figures
@@ -569,8 +606,9 @@ def write_report(run_folder: Path | str) -> Path:
     )
     environment.filters.update(number=format_number, parameters=format_parameters, plain=_plain, capital=_capital)
     environment.filters.update(duration=_duration, task_of=lambda node: node.split("/", 1)[0])
+    environment.filters.update(percent=lambda share: f"{100 * share:.0f}\u00a0%")
     environment.tests.update(identifier=str.isidentifier)
-    environment.globals.update(count=_count, nouns=_NOUNS)
+    environment.globals.update(count=_count, nouns=NOUNS)
     settings = (run.metrics or {}).get("settings") or {}
     page = environment.get_template("report.html").render(
         run=run,
@@ -582,7 +620,8 @@ def write_report(run_folder: Path | str) -> Path:
         heterogeneity=_heterogeneity(run),
         scales={distances.loss_scale for distances in run.distances.values()},
         linkages=sorted({distances.linkage for distances in run.distances.values()}),
-        badge=lambda group, kind: Markup(charts.group_badge(group, _PREFIX[kind])),
+        badge=lambda group, kind: Markup(charts.group_badge(group, PREFIX[kind])),
+        groupings=_groups(run),
         curves=_curves(run),
     )
     return write_text(Path(run_folder) / "report.html", page)
@@ -598,75 +637,21 @@ def write_pictures(run_folder: Path | str, out: Path | str) -> list[Path]:
         FileNotFoundError: there is no such run folder.
         ValueError: a file of the run is broken, or there is nothing to draw yet.
     """
-    from matplotlib import rc_context
-
-    run, out = read_run(run_folder), Path(out)
-    shown = [(kind, distances, distances.tree) for kind, distances in run.distances.items() if distances.tree]
+    run, views = read_run(run_folder), read_views(Path(run_folder))
     points = _points(run)
     higher = _direction(run.metrics) if run.metrics else None
-    written = []
-    # Fixed ids and no date: the same numbers give the same file.
-    with rc_context({"svg.hashsalt": "highmmt", "font.size": 9.0}):
-        figures = {}
-        if shown:
-            figures["heterogeneity"] = _heterogeneity_picture(run, shown)
-        if points and higher is not None:
-            figures["performance"] = _performance_picture(points, higher, _reference_average(run))
-        if not figures:
-            raise ValueError(f"{run_folder}: there are neither distances nor average scores to draw yet.")
-        for name, figure in figures.items():
-            for ending, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
-                picture = io.BytesIO()
-                figure.savefig(picture, format=ending, dpi=150, metadata=metadata, bbox_inches="tight")
-                written.append(write_bytes(out / f"{name}.{ending}", picture.getvalue()))
-    return written
-
-
-def _heterogeneity_picture(run: Run, shown: Sequence[tuple[str, Distances, charts.Tree]]) -> Any:
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
-
-    figure = Figure(figsize=(8.4 * len(shown), 11.5), layout="constrained")
-    axes = figure.subplots(2, len(shown), squeeze=False, height_ratios=(1.75, 1))
-    fills, group_fills = charts.heat_colors(), charts.group_colors()
-    for column, (kind, distances, tree) in enumerate(shown):
-        groups, scale, size = run.groups_of(kind), charts.HeatScale.of(distances.values), len(distances.nodes)
-        order, heat, branches = _order(distances, groups), axes[0, column], axes[1, column]
-        for row, node in enumerate(order):
-            for col, other in enumerate(order[:row]):
-                value, real = distances.values[node][other] or 0.0, distances.measured[node][other]
-                fill, ink = fills[scale.step(value)]
-                heat.add_patch(Rectangle((col, row), 0.94, 0.94, facecolor=fill))
-                if not real:
-                    edge: dict[str, Any] = {"edgecolor": ink, "linestyle": (0, (3, 2)), "linewidth": 0.7}
-                    heat.add_patch(Rectangle((col + 0.05, row + 0.05), 0.84, 0.84, fill=False, **edge))
-                words = ("" if real else "~") + scale.label(value)
-                heat.text(col + 0.47, row + 0.5, words, color=ink, fontsize=6.5, ha="center", va="center")
-            group = "" if groups is None else f"{_PREFIX[kind]}{groups[node] + 1}  "
-            heat.text(row + 0.15, row + 0.5, group + distances.nodes[node], fontsize=8, va="center")
-        heat.set(xlim=(0, size + 3), ylim=(size, 0), aspect="equal")
-        heat.set_title(f"Heterogeneity of {_NOUNS[kind]} (~ and dashed: imputed)", loc="left", fontweight="bold")
-        heat.axis("off")
-        drawn = hierarchy.dendrogram(tree.merges, no_plot=True)
-        for across, along in zip(drawn["dcoord"], drawn["icoord"], strict=True):
-            branches.plot(across, along, color="#53616c", linewidth=1.3)
-        cut = charts.cut_height(tree, groups) if groups else None
-        if cut is not None:
-            branches.axvline(cut, color="#16212a", linestyle="--", linewidth=1)
-        names = [
-            distances.nodes[leaf] if groups is None else f"{_PREFIX[kind]}{groups[leaf] + 1}  {distances.nodes[leaf]}"
-            for leaf in drawn["leaves"]
-        ]
-        branches.set_yticks([10 * rank + 5 for rank in range(size)], names)
-        branches.yaxis.tick_right()
-        branches.tick_params(axis="y", length=0)
-        for label, leaf in zip(branches.get_yticklabels(), drawn["leaves"], strict=True):
-            label.set_color("black" if groups is None else group_fills[groups[leaf] % len(group_fills)][0])
-        if scale.by_root:
-            branches.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
-        branches.set(xlim=(1.05 * max(tree.merges[-1, 2], cut or 0) or 1, 0), ylim=(10 * size, 0), xlabel="distance")
-        branches.spines[["left", "right", "top"]].set_visible(False)
-    return figure
+    pictures: dict[str, Callable[[], Any]] = {}
+    if views:
+        pictures["heterogeneity"] = lambda: overview_figure(views)
+    if points and higher is not None:
+        pictures["performance"] = lambda: _performance_picture(points, higher, _reference_average(run))
+    if not pictures:
+        raise ValueError(f"{run_folder}: there are neither distances nor average scores to draw yet.")
+    with fixed_style():
+        files = {
+            file: content for name, draw in pictures.items() for file, content in draw_files(name, draw()).items()
+        }
+    return [write_bytes(Path(out) / file, content) for file, content in files.items()]
 
 
 def _performance_picture(points: Sequence[charts.Point], higher: bool, reference: float | None) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -20,10 +20,10 @@ from ..heterogeneity import (
     MEASURING_VERSION,
     HeterogeneityMatrix,
     HeterogeneitySettings,
-    cluster_parameter_groups,
     measure_heterogeneity,
     random_parameter_groups,
 )
+from ..heterogeneity.clustering import Linkage
 from ..heterogeneity.distances import MatrixKind
 from ..modeling_highmmt import HighMMTModel
 from ..processing import HighMMTProcessor
@@ -39,6 +39,8 @@ from ..train import (
     single_task,
 )
 from ..train.trainer import EncodedTasks, process_state
+from .figures import write_figures
+from .grouping import KINDS, GroupSizes, choose_groups, save_stability
 from .model_card import model_card
 from .report import write_report
 from .run_folder import load_model_folder, open_run_folder, read_record
@@ -51,8 +53,7 @@ METHODS = {
     "random": "Random groups",
     "highmmt": "HighMMT",
 }
-KINDS: tuple[MatrixKind, ...] = ("unimodal", "interaction")
-GROUP_COUNTS = ("num_unimodal_groups", "num_crossmodal_groups")
+GROUP_COUNTS = ("num_unimodal_groups", "num_crossmodal_groups", "k", "max_parameters")
 _RECORD = ("test", "components", "course", "seconds")
 # What other commands leave in a run folder, and a comparison must make itself.
 _RESULTS = ("parameter_groups.json", "pretrained", "finetuned", "single_task")
@@ -67,10 +68,13 @@ class StudySettings:
         finetuning: of all variants, and second phase of every model trained alone.
         heterogeneity: of both matrices.
         num_unimodal_groups, num_crossmodal_groups: numbers of groups; None chooses them from the matrices.
+        k: number of groups of both kinds together, instead of the two.
+        max_parameters: largest number of parameters of all groups together (without heads), instead of numbers.
+        linkage: of the clustering.
         num_seeds: repetitions of all training, counted up from the seeds of the phases.
 
     Raises:
-        ValueError: fewer than one seed.
+        ValueError: fewer than one seed, an unknown linkage, or numbers of groups given twice.
     """
 
     pretraining: TrainingSettings = field(default_factory=TrainingSettings)
@@ -78,9 +82,21 @@ class StudySettings:
     heterogeneity: HeterogeneitySettings = field(default_factory=HeterogeneitySettings)
     num_unimodal_groups: int | None = None
     num_crossmodal_groups: int | None = None
+    k: int | None = None
+    max_parameters: int | None = None
+    linkage: Linkage = "average"
     num_seeds: int = 1
 
     def __post_init__(self) -> None:
+        if self.linkage not in get_args(Linkage):
+            raise ValueError(f"linkage={self.linkage!r} is not one of {', '.join(get_args(Linkage))}.")
+        for name in ("k", "max_parameters"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name}={value!r} must be a whole number, 1 or more.")
+        counts = (self.num_unimodal_groups, self.num_crossmodal_groups) != (None, None)
+        if counts + (self.k is not None) + (self.max_parameters is not None) > 1:
+            raise ValueError("The number of groups is given twice; give group counts, k or max_parameters.")
         if isinstance(self.num_seeds, bool) or not isinstance(self.num_seeds, int) or self.num_seeds < 1:
             raise ValueError(f"num_seeds={self.num_seeds!r} must be a whole number, 1 or more.")
 
@@ -100,7 +116,7 @@ class StudySettings:
             "pretraining": training.pop("num_pretraining_epochs", 40),
             "finetuning": training.pop("num_finetuning_epochs", 20),
         }
-        counts = {name: training.pop(name, None) for name in GROUP_COUNTS}
+        grouping = {name: training.pop(name) for name in (*GROUP_COUNTS, "linkage") if name in training}
         # Fine-tuning starts near a good model; the paper, too, takes smaller steps there (1e-4 after 8e-4).
         slower = training.pop("finetuning_learning_rate", None)
         steps: dict[str, Any] = {}
@@ -114,10 +130,11 @@ class StudySettings:
             if slower is not None:
                 phases["finetuning"] = dataclasses.replace(phases["finetuning"], learning_rate=slower)
             shared = {name: training[name] for name in ("learning_rate", "weight_decay") if name in training}
-            heterogeneity = HeterogeneitySettings(**shared, **steps)
+            measuring = HeterogeneitySettings(**shared, **steps)
+            study = cls(phases["pretraining"], phases["finetuning"], measuring, **grouping)
         except (TypeError, ValueError) as error:
             raise ValueError(f"Suite {suite.name!r}, training: {error}") from error
-        return cls(phases["pretraining"], phases["finetuning"], heterogeneity, num_seeds=num_seeds, **counts)
+        return dataclasses.replace(study, num_seeds=num_seeds)
 
     def check_group_counts(self, suite: Suite) -> None:
         """Refuse more groups than the suite has members for.
@@ -136,6 +153,13 @@ class StudySettings:
                     f"Suite {suite.name!r}: training.{name} is {count}, but the suite has {number} {noun}. "
                     "Give a number up to that, or leave the setting out to have it chosen."
                 )
+        numbers = [number for _, number in members.values()]
+        least, most = sum(min(1, number) for number in numbers), sum(numbers)
+        if self.k is not None and not least <= self.k <= most:
+            raise ValueError(
+                f"Suite {suite.name!r}: training.k is {self.k}, but {numbers[0]} modality-task pairs and {numbers[1]} "
+                f"interactions can have {least} to {most} groups."
+            )
 
 
 class Study:
@@ -169,7 +193,7 @@ class Study:
         """
         for name, stage in (
             ("heterogeneity", self.measure),
-            ("groups", self.group),
+            ("groups", self.draw),
             ("training", self.train),
             ("report", self.report),
         ):
@@ -203,16 +227,21 @@ class Study:
             logger.warning("Suite %r has one modality-task pair, so there is nothing to group.", self.suite.name)
             groups = ParameterGroups.share_all(pairs, interactions)
         else:
-            matrices = self.measure()
-            groups = cluster_parameter_groups(
-                matrices["unimodal"],
-                matrices["interaction"],
-                num_unimodal_groups=self.settings.num_unimodal_groups,
-                num_crossmodal_groups=self.settings.num_crossmodal_groups,
+            settings = self.settings
+            groups = choose_groups(
+                self.measure(),
+                lambda: GroupSizes.of(self.suite, self.processor),
+                **{name: getattr(settings, name) for name in GROUP_COUNTS},
+                linkage=settings.linkage,
             )
-            groups = with_excluded(groups, matrices.values())
         write_json(path, groups.to_dict())
         return groups
+
+    def draw(self) -> None:
+        """How sure the groups are, and the figures of matrices and groups."""
+        groups, linkage = self.group(), self.settings.linkage
+        save_stability(self.folder / "parameter_groups.json", groups, self.measure(), linkage)
+        write_figures(self.folder, linkage)
 
     def train(self) -> dict[str, Any]:
         """Share none, share all, random groups and HighMMT, for every seed; scores on test data.
@@ -486,16 +515,6 @@ def measure_matrices(
             if kind in missing and process_state().is_main_process:
                 on_measured(kind, time.monotonic() - started)
     return matrices
-
-
-def with_excluded(groups: ParameterGroups, matrices: Iterable[HeterogeneityMatrix]) -> ParameterGroups:
-    """The groups, and one more for each node that could not be measured: what nothing is known of shares nothing."""
-    maps = {"unimodal": dict(groups.unimodal), "interaction": dict(groups.crossmodal)}
-    for matrix in matrices:
-        members = maps[matrix.kind]
-        for node in matrix.excluded:
-            members[node] = max(members.values(), default=-1) + 1
-    return ParameterGroups(maps["unimodal"], maps["interaction"])
 
 
 def differences(former: Any, present: Any, prefix: str = "") -> list[str]:

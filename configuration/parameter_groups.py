@@ -45,8 +45,11 @@ class ParameterGroups:
                     )
             used = sorted(set(groups.values()))
             if used != list(range(len(used))):
+                wrong = next(group for number, group in enumerate(used) if group != number)
+                node = next(node for node, group in groups.items() if group == wrong)
                 raise ValueError(
-                    f"Parameter groups: {kind} groups must be numbered 0, 1, 2, ... without gaps; got {used}."
+                    f"Parameter groups: {kind} groups must be numbered 0, 1, 2, ... without gaps; got {used}, and "
+                    f"{node!r} has group {wrong}."
                 )
             setattr(self, kind, dict(groups))
 
@@ -94,10 +97,11 @@ class ParameterGroups:
         """The groups in a JSON file.
 
         Raises:
-            ValueError: the file is not JSON, or not a cluster map; the message names the file.
+            ValueError: the file is not JSON, not a cluster map, or names a node twice; the message names the file.
         """
         try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+            text = Path(path).read_text(encoding="utf-8")
+            return cls.from_dict(json.loads(text, object_pairs_hook=_named_once))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -122,6 +126,16 @@ class ParameterGroups:
             _in_order("unimodal", self.unimodal, list(unimodal_nodes)),
             _in_order("crossmodal", crossmodal, crossmodal_nodes),
         )
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The mapping of a JSON object, which could silently keep the last of two equal names."""
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"Parameter groups name {twice!r} twice. Every node must be named exactly once.")
+    return values
 
 
 def _in_order(kind: str, groups: Mapping[str, int], nodes: list[str]) -> dict[str, int]:

@@ -3,7 +3,6 @@
 from .clustering import (
     cluster_nodes,
     cluster_parameter_groups,
-    co_membership,
     dendrogram_cut,
     random_parameter_groups,
     silhouette_curve,
@@ -20,11 +19,13 @@ from .distances import (
 )
 from .measure import estimate_sweep, measure_heterogeneity
 from .settings import MEASURING_VERSION, HeterogeneitySettings
+from .stability import GroupStability, co_membership, group_stability
 from .transfer import TransferMeasurement
 
 __all__ = [
     "CompletedMatrix",
     "DistanceEstimate",
+    "GroupStability",
     "HeterogeneityMatrix",
     "HeterogeneitySettings",
     "MEASURING_VERSION",
@@ -37,6 +38,7 @@ __all__ = [
     "dendrogram_cut",
     "estimate_missing",
     "estimate_sweep",
+    "group_stability",
     "heterogeneity_distance",
     "measure_heterogeneity",
     "modality_transfer",

@@ -73,7 +73,9 @@ def dendrogram_cut(
     return tree.linkage_matrix(), float((heights[merges] + heights[merges + 1]) / 2)
 
 
-def silhouette_curve(values: ArrayLike, linkage: Linkage = "average") -> dict[int, float]:
+def silhouette_curve(
+    values: ArrayLike, linkage: Linkage = "average", nodes: Sequence[str] | None = None
+) -> dict[int, float]:
     """Mean silhouette of the clustering into 2, 3, ..., n - 1 groups; empty for fewer than three nodes.
 
     Between -1 and 1; high where nodes are close to their own group and far from the next. A group of one counts as 0.
@@ -81,13 +83,14 @@ def silhouette_curve(values: ArrayLike, linkage: Linkage = "average") -> dict[in
     Args:
         values: distances, `(n, n)`, symmetric, all known.
         linkage: as in `cluster_nodes`.
+        nodes: names of the rows, by which equal distances are ordered; in the order of the rows without.
 
     Raises:
         ValueError: as in `cluster_nodes`.
     """
     distances = np.asarray(values, dtype=float)
-    tree = _Tree(distances, [f"{index:09d}" for index in range(len(distances))], linkage)
-    return tree.silhouettes()
+    names = [f"{index:09d}" for index in range(len(distances))] if nodes is None else nodes
+    return _Tree(distances, names, linkage).silhouettes()
 
 
 def cluster_parameter_groups(
@@ -186,55 +189,6 @@ def random_parameter_groups(
         drawn = np.concatenate([np.arange(count), generator.integers(0, max(count, 1), len(nodes) - count)])
         maps.append(_numbered(list(nodes), generator.permutation(drawn).tolist()))
     return ParameterGroups(*maps)
-
-
-def co_membership(
-    values: ArrayLike,
-    num_groups: int,
-    *,
-    standard_errors: ArrayLike | None = None,
-    num_samples: int = 200,
-    seed: int = 0,
-    linkage: Linkage = "average",
-) -> Floats:
-    """How often two nodes share a group when the measurement is repeated: the share of bootstrap samples.
-
-    Args:
-        values: distances of every seed, `(num_seeds, n, n)`: each sample is the mean over seeds drawn with
-            replacement. Or one matrix `(n, n)` with `standard_errors`: each sample adds normal noise, cut off at 0.
-        num_groups: number of groups in every sample.
-        standard_errors: `(n, n)`, for one matrix only.
-        num_samples: number of samples.
-        seed: of the samples.
-        linkage: as in `cluster_nodes`.
-
-    Returns:
-        `(n, n)`, symmetric, from 0 to 1, 1 on the diagonal.
-
-    Raises:
-        ValueError: neither seeds nor standard errors to sample from, or unknown entries among them.
-
-    Source: ours; the paper reports no uncertainty of its groups.
-    """
-    distances = np.asarray(values, dtype=float)
-    errors = None if standard_errors is None else np.asarray(standard_errors, dtype=float)
-    _check_samples(distances, errors)
-    if num_samples < 1:
-        raise ValueError(f"num_samples={num_samples} must be 1 or more.")
-    generator = np.random.default_rng(seed)
-    size = distances.shape[-1]
-    nodes = [f"{index:09d}" for index in range(size)]
-    together = np.zeros((size, size))
-    for _ in range(num_samples):
-        if errors is None:
-            sample = distances[generator.integers(0, len(distances), len(distances))].mean(axis=0)
-        else:
-            noise = np.triu(generator.standard_normal((size, size)), 1)
-            sample = np.maximum(distances + errors * (noise + noise.T), 0.0)
-            np.fill_diagonal(sample, 0.0)
-        groups = np.array(list(cluster_nodes(sample, nodes, num_groups, linkage).values()))
-        together += groups[:, None] == groups[None, :]
-    return together / num_samples
 
 
 _COUNT_NAMES = ("num_unimodal_groups", "num_crossmodal_groups")
@@ -395,30 +349,12 @@ def _check_same_unit(unimodal: HeterogeneityMatrix, interaction: HeterogeneityMa
         )
 
 
-def _check_samples(distances: Floats, errors: Floats | None) -> None:
-    if errors is None:
-        if distances.ndim != 3 or distances.shape[0] < 2:
-            raise ValueError(
-                "The stability of groups needs the distances of at least two seeds, (num_seeds, n, n), or one matrix "
-                f"with standard_errors; got the shape {distances.shape}."
-            )
-        return
-    if distances.ndim != 2 or errors.shape != distances.shape:
-        raise ValueError(
-            f"standard_errors go with one matrix (n, n) of the same shape; got {distances.shape} and {errors.shape}."
-        )
-    off_diagonal = errors[~np.eye(len(errors), dtype=bool)]
-    if not np.isfinite(off_diagonal).all() or np.any(off_diagonal < 0):
-        raise ValueError("Some standard errors are unknown or negative; measure every entry with two seeds or more.")
-
-
 __all__ = [
     "SILHOUETTE_THRESHOLD",
     "AutomaticMethod",
     "Linkage",
     "cluster_nodes",
     "cluster_parameter_groups",
-    "co_membership",
     "dendrogram_cut",
     "random_parameter_groups",
     "silhouette_curve",

@@ -82,7 +82,7 @@ def measure_heterogeneity(
         values=estimate.values,
         standard_errors=estimate.standard_errors,
         measured=estimate.measured,
-        losses=losses.to_dict(null),
+        losses=losses.to_dict(null, suite),
         loss_scale=settings.loss_scale,
         num_seeds=settings.num_seeds,
         settings=settings.to_dict(),
@@ -133,7 +133,7 @@ class _Losses:
     scratch: Floats | None = None
     transfer: Floats | None = None
 
-    def to_dict(self, null: dict[str, float]) -> dict[str, Any]:
+    def to_dict(self, null: dict[str, float], suite: Suite) -> dict[str, Any]:
         """Plain data, as the file has it."""
         if self.scratch is None or self.transfer is None:
             return {}
@@ -144,6 +144,7 @@ class _Losses:
                 for source, target in np.argwhere(np.isfinite(self.transfer).any(axis=0))
             },
             "null": {node: null[node] for node in self.nodes},
+            "higher_is_better": dict(zip(self.nodes, _higher_is_better(suite, self.nodes), strict=True)),
         }
 
 
@@ -217,14 +218,18 @@ def _round_size(sampler: PairSampler) -> int:
 def _in_one_unit(
     losses: Floats, measurement: TransferMeasurement, nodes: Sequence[str], null: dict[str, float]
 ) -> Floats:
-    metrics = [METRICS[measurement.suite.task(node.split("/", 1)[0]).metric] for node in nodes]
     return scale_losses(
         losses,
         measurement.settings.loss_scale,
         null_losses=np.array([null[node] for node in nodes]),
-        higher_is_better=[metric.higher_is_better for metric in metrics],
+        higher_is_better=_higher_is_better(measurement.suite, nodes),
         nodes=nodes,
     )
+
+
+def _higher_is_better(suite: Suite, nodes: Sequence[str]) -> list[bool]:
+    """Of each node's task, whether a higher metric is better."""
+    return [METRICS[suite.task(node.split("/", 1)[0]).metric].higher_is_better for node in nodes]
 
 
 def _completed(measured: DistanceEstimate, completed: CompletedMatrix, count: int) -> DistanceEstimate:

@@ -39,6 +39,7 @@ app = typer.Typer(
 out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
 
 _DATA, _TRAINING, _MEASURING, _RESULT = "What to work on", "How to train", "How to measure", "Where results go"
+_GROUPING = "Which groups"
 SuiteArgument = Annotated[
     str, typer.Argument(help="Name of a suite of this package (starter) or path of a suite's YAML file.")
 ]
@@ -79,6 +80,15 @@ class Method(str, Enum):
     transfer = "transfer"
     random = "random"
     feature = "feature"
+
+
+class LinkageName(str, Enum):
+    """How the distance of two groups follows from their members'."""
+
+    average = "average"
+    complete = "complete"
+    single = "single"
+    weighted = "weighted"
 
 
 class Scale(str, Enum):
@@ -237,8 +247,9 @@ def heterogeneity(
 ) -> None:
     """How different modalities and their interactions are.
 
-    Writes OUTPUT_DIR/heterogeneity/unimodal.json and interaction.json, and prints both. Every entry is a transfer:
-    train on one, then on the other, and compare with training from scratch.
+    Writes OUTPUT_DIR/heterogeneity/unimodal.json and interaction.json, prints both, and draws them into
+    OUTPUT_DIR/heterogeneity/figures. Every entry is a transfer: train on one, then on the other, and compare with
+    training from scratch.
 
     Example: highmmt heterogeneity starter --budget 0.5 --seeds 3 --output-dir runs/mine
     """
@@ -259,16 +270,44 @@ def heterogeneity(
             _print_estimates(estimate_suite(loaded, output_dir, quick=quick, changes=changes))
             return
         matrices = measure_suite(loaded, output_dir, quick=quick, changes=changes)
-    for matrix in matrices.values() if is_main_process() else ():
-        _print_matrix(matrix)
+    if is_main_process():
+        for matrix in matrices.values():
+            _print_matrix(matrix)
+        _tell(f"Figures: {output_dir / 'heterogeneity' / 'figures'}")
 
 
 @app.command()
 def cluster(
     folder: RunArgument,
-    unimodal_groups: Annotated[int | None, typer.Option(min=1, help="Number of unimodal groups, |U|.")] = None,
-    crossmodal_groups: Annotated[int | None, typer.Option(min=1, help="Number of crossmodal groups, |C|.")] = None,
-    k: Annotated[int | None, typer.Option(min=2, help="Number of groups of both kinds together.")] = None,
+    k: Annotated[
+        int | None, typer.Option(min=2, help="Number of groups of both kinds together.", rich_help_panel=_GROUPING)
+    ] = None,
+    unimodal_groups: Annotated[
+        int | None, typer.Option(min=1, help="Number of unimodal groups, |U|.", rich_help_panel=_GROUPING)
+    ] = None,
+    crossmodal_groups: Annotated[
+        int | None, typer.Option(min=1, help="Number of crossmodal groups, |C|.", rich_help_panel=_GROUPING)
+    ] = None,
+    max_parameters: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="As many groups as have at most this many parameters in the suite's model, unimodal and crossmodal "
+            "together. Heads and embeddings are not counted.",
+            rich_help_panel=_GROUPING,
+        ),
+    ] = None,
+    linkage: Annotated[
+        LinkageName,
+        typer.Option(help="How the distance of two groups follows from their members'.", rich_help_panel=_GROUPING),
+    ] = LinkageName.average,
+    groups: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of groups by hand, taken as they are once every node is found in it exactly once.",
+            rich_help_panel=_GROUPING,
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(help="File to write. Default: FOLDER/parameter_groups.json.", rich_help_panel=_RESULT),
@@ -277,24 +316,26 @@ def cluster(
     """Parameter groups from measured heterogeneity.
 
     Reads FOLDER/heterogeneity/unimodal.json and interaction.json. Numbers of groups that are not given are chosen by
-    silhouette.
+    silhouette, whose curve is printed. How often two nodes share a group in bootstrap samples goes to
+    FOLDER/parameter_groups.stability.json, pictures of all of it to FOLDER/heterogeneity/figures.
 
     Example: highmmt cluster runs/mine --k 6
     """
     with _writes_to(output.parent if output else folder):
+        _prepare_libraries()
         from .commands import cluster_folder
 
-        path, groups = cluster_folder(
-            folder, output, num_unimodal_groups=unimodal_groups, num_crossmodal_groups=crossmodal_groups, k=k
+        found = cluster_folder(
+            folder,
+            output,
+            by_hand=groups,
+            linkage=linkage.value,
+            num_unimodal_groups=unimodal_groups,
+            num_crossmodal_groups=crossmodal_groups,
+            k=k,
+            max_parameters=max_parameters,
         )
-    table = _table(f"Parameter groups, {path}", "group", "members")
-    for letter, nodes, count in (
-        ("U", groups.unimodal, groups.num_unimodal_groups),
-        ("C", groups.crossmodal, groups.num_crossmodal_groups),
-    ):
-        for index in range(count):
-            table.add_row(f"{letter}{index + 1}", ", ".join(node for node, group in nodes.items() if group == index))
-    out.print(table)
+    _print_grouping(found)
 
 
 @app.command()
@@ -636,6 +677,44 @@ def _print_estimates(estimates: dict[str, Any]) -> None:
         )
         for reason in estimate.excluded.values():
             _tell(f"  without {reason}")
+
+
+def _print_grouping(found: Any) -> None:
+    """The silhouette of every number of groups, the groups with how sure they are, and where it all is."""
+    groups = found.groups
+    kinds = (
+        ("unimodal", "U", groups.unimodal, groups.num_unimodal_groups),
+        ("interaction", "C", groups.crossmodal, groups.num_crossmodal_groups),
+    )
+    numbers = sorted({number for curve in found.curves.values() for number in curve})
+    if numbers:
+        from .heterogeneity.clustering import SILHOUETTE_THRESHOLD
+
+        _tell(f"Mean silhouette by number of groups (* taken; below {SILHOUETTE_THRESHOLD}: no structure)")
+        table = _table(None, groups="right", unimodal="right", crossmodal="right")
+        taken = {kind: len(set(stability.groups)) for kind, stability in found.stability.items()}
+        for number in numbers:
+            cells = []
+            for kind, *_ in kinds:
+                value = found.curves[kind].get(number)
+                mark = "*" if number == taken.get(kind) else " "
+                cells.append("" if value is None else f"{value:.3f}{mark}")
+            table.add_row(str(number), *cells)
+        out.print(table)
+    table = _table(f"Parameter groups, {found.path}", "group", "members", together="right")
+    for kind, letter, members, count in kinds:
+        stability = found.stability.get(kind)
+        support = dict(zip(stability.nodes, stability.support, strict=True)) if stability else {}
+        for index in range(count if members else 0):
+            nodes = [node for node, group in members.items() if group == index]
+            shares = [support[node] for node in nodes if support.get(node) is not None]
+            share = f"{100 * sum(shares) / len(shares):.0f} %" if shares else "-"
+            table.add_row(f"{letter}{index + 1}", ", ".join(nodes), share)
+    out.print(table)
+    for kind, stability in found.stability.items():
+        _tell(f"Together, {kind}: {stability.explanation}")
+    if found.figures:
+        _tell(f"Figures: {found.figures}")
 
 
 def _print_matrix(matrix: Any) -> None:

@@ -24,18 +24,31 @@ from torch import Tensor
 
 from .analysis import (
     KINDS,
+    GroupSizes,
     StudySettings,
+    choose_groups,
+    groups_by_hand,
     load_model,
     load_model_folder,
     measure_matrices,
     model_card,
     open_run_folder,
-    with_excluded,
+    save_stability,
+    write_changed,
+    write_figures,
     write_report,
 )
 from .configuration import ParameterGroups
-from .configuration.files import write_bytes, write_json
-from .heterogeneity import HeterogeneityMatrix, HeterogeneitySettings, cluster_parameter_groups, estimate_sweep
+from .configuration.files import write_bytes
+from .heterogeneity import (
+    GroupStability,
+    HeterogeneityMatrix,
+    HeterogeneitySettings,
+    estimate_sweep,
+    silhouette_curve,
+)
+from .heterogeneity.clustering import Linkage
+from .heterogeneity.distances import MatrixKind
 from .heterogeneity.measure import SweepEstimate
 from .modeling_highmmt import HighMMTModel, labelled
 from .modeling_highmmt.export import Format, describe_program, save_program
@@ -43,7 +56,7 @@ from .modeling_highmmt.heads import RetrievalHead
 from .processing import HighMMTProcessor
 from .processing.arrow import is_list, plain_array
 from .processing.targets import best_matches, name_matches
-from .suites import Suite
+from .suites import Suite, load_suite
 from .suites.lines import did_you_mean
 from .train import MultitaskTrainer, encode_suite, finetune, metric_names, pretrain, save_model_folder, single_task
 from .train.trainer import process_state
@@ -140,6 +153,8 @@ def measure_suite(
 ) -> dict[str, HeterogeneityMatrix]:
     """Both heterogeneity matrices of a suite, measured or read from the run folder where they are there already.
 
+    Their figures are drawn into the folder.
+
     Raises:
         ValueError: the folder holds something else, or its matrices were measured with other settings.
     """
@@ -148,6 +163,8 @@ def measure_suite(
         open_run_folder(folder, suite)
     prepare = functools.cache(functools.partial(_prepared, suite))
     matrices = measure_matrices(suite, settings, folder / "heterogeneity", prepare)
+    if is_main_process():
+        write_figures(folder, StudySettings.for_suite(suite).linkage)
     return {kind: matrices[kind] for kind in KINDS}
 
 
@@ -186,48 +203,79 @@ def is_main_process() -> bool:
     return process_state().is_main_process
 
 
+@dataclasses.dataclass(frozen=True)
+class Grouping:
+    """What `cluster_folder` found and wrote.
+
+    Args:
+        path: file of the groups.
+        groups: these.
+        curves: kind of matrix to its silhouette curve.
+        stability: kind of matrix to how sure its groups are.
+        figures: folder of the figures; None where none were drawn.
+    """
+
+    path: Path
+    groups: ParameterGroups
+    curves: dict[MatrixKind, dict[int, float]]
+    stability: dict[MatrixKind, GroupStability]
+    figures: Path | None
+
+
 def cluster_folder(
     folder: Path,
     output: Path | None = None,
     *,
-    num_unimodal_groups: int | None = None,
-    num_crossmodal_groups: int | None = None,
-    k: int | None = None,
-) -> tuple[Path, ParameterGroups]:
-    """Parameter groups from a run folder's matrices.
+    by_hand: Path | None = None,
+    linkage: Linkage = "average",
+    **numbers: int | None,
+) -> Grouping:
+    """Parameter groups from a run folder's matrices, how sure they are, and figures of both.
 
     Args:
         folder: run folder.
-        output: file to write; None for the folder's `parameter_groups.json`.
-        num_unimodal_groups, num_crossmodal_groups, k: as `cluster_parameter_groups` takes them.
-
-    Returns:
-        The file written, and the groups.
+        output: file to write; None for the folder's `parameter_groups.json`. The folder's figures show its own groups.
+        by_hand: file of groups to take as they are; without it, groups are clustered.
+        linkage: of the clustering.
+        numbers: `num_unimodal_groups`, `num_crossmodal_groups`, `k`, `max_parameters`, as `choose_groups` takes them.
 
     Raises:
         FileNotFoundError: the folder or its matrices are not there.
-        ValueError: impossible numbers of groups, or the folder's models were trained with the groups it has.
+        ValueError: impossible numbers of groups, groups by hand that are not complete, or the folder's models were
+            trained with other groups than these.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: there is no such run folder.")
     path = output or folder / "parameter_groups.json"
+    matrices = {kind: HeterogeneityMatrix.from_json_file(folder / "heterogeneity" / f"{kind}.json") for kind in KINDS}
+    if by_hand is None:
+        groups = choose_groups(matrices, functools.partial(_group_sizes, folder), linkage=linkage, **numbers)
+    else:
+        if given := [name for name, number in numbers.items() if number is not None]:
+            raise ValueError(f"{by_hand} says which groups there are, so {given[0]} cannot be given, too.")
+        nodes = {kind: [*matrix.nodes, *matrix.excluded] for kind, matrix in matrices.items()}
+        groups = groups_by_hand(by_hand, nodes["unimodal"], nodes["interaction"])
     if output is None and path.exists() and (folder / "methods").exists():
-        raise ValueError(
-            f"{path} holds the groups that the models of {folder} were trained with; name another file with --output."
+        if ParameterGroups.from_json_file(path) != groups:
+            raise ValueError(
+                f"{path} holds the groups that the models of {folder} were trained with; name another file with "
+                "--output."
+            )
+    write_changed(path, groups.to_dict())
+    stability = save_stability(path, groups, matrices, linkage)
+    curves = {kind: silhouette_curve(matrix.values, linkage, matrix.nodes) for kind, matrix in matrices.items()}
+    return Grouping(path, groups, curves, stability, None if output else write_figures(folder, linkage))
+
+
+def _group_sizes(folder: Path) -> GroupSizes:
+    """Parameters of a group in the model of the suite that a run folder belongs to."""
+    if not (folder / "suite.yaml").exists():
+        raise FileNotFoundError(
+            f"{folder / 'suite.yaml'}: there is no suite, whose model says how many parameters a group has. Give "
+            "numbers of groups instead of --max-parameters."
         )
-    unimodal, interaction = (
-        HeterogeneityMatrix.from_json_file(folder / "heterogeneity" / f"{kind}.json") for kind in KINDS
-    )
-    groups = cluster_parameter_groups(
-        unimodal,
-        interaction,
-        num_unimodal_groups=num_unimodal_groups,
-        num_crossmodal_groups=num_crossmodal_groups,
-        k=k,
-    )
-    groups = with_excluded(groups, (unimodal, interaction))
-    write_json(path, groups.to_dict())
-    return path, groups
+    suite = load_suite(folder / "suite.yaml")
+    return GroupSizes.of(suite, suite.build_processor())
 
 
 def evaluate_folder(folder: Path, suite: Suite, split: str) -> dict[str, dict[str, float]]:

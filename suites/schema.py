@@ -39,12 +39,16 @@ DEFAULT_METRIC = {
 }
 
 SUITE_KEYS = ("name", "description", "model", "training", "modalities", "tasks")
-# What a suite may say of training; values are checked by `highmmt.train`, which this room does not know.
+# What a suite may say of training; values are checked by `highmmt.train` and, for groups, by `highmmt.analysis`, which
+# this room does not know.
 TRAINING_KEYS = (
     "num_pretraining_epochs",
     "num_finetuning_epochs",
     "num_unimodal_groups",
     "num_crossmodal_groups",
+    "k",
+    "max_parameters",
+    "linkage",
     "learning_rate",
     "finetuning_learning_rate",
     "weight_decay",

@@ -221,10 +221,10 @@ def test_a_chart_without_any_value_still_has_its_title() -> None:
 
 def test_axis_ticks_are_round_numbers_inside_the_range() -> None:
     for low, high in [(0.0, 1.0), (0.83, 0.861), (-3.0, 12.0), (0.0, 2e-4), (5.0, 5.0)]:
-        ticks = charts._ticks(low, high, 5)
+        ticks = charts.round_ticks(low, high, 5)
         assert 1 <= len(ticks) <= 6
         assert all(low - 1e-9 <= tick <= high + 1e-9 for tick in ticks)
-        assert len(set(charts._tick_labels(ticks))) == len(ticks)
+        assert len(set(charts.tick_labels(ticks))) == len(ticks)
 
 
 def test_the_style_sheet_has_every_colour_in_light_and_dark() -> None:

@@ -92,7 +92,7 @@ def heterogeneity(kind: str, nodes: list[str], rng: random.Random, outlier: bool
         points[0] = (8.0, 9.0)
     size = len(nodes)
     values = [[round(abs(a[0] - b[0]) + abs(a[1] - b[1]), 4) for b in points] for a in points]
-    measured = [[True] * size for _ in nodes]
+    measured = [[row != column for column in range(size)] for row in range(size)]
     for row in range(size):
         for column in range(row):
             measured[row][column] = measured[column][row] = rng.random() < 0.66

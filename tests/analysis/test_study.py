@@ -48,10 +48,12 @@ def metrics_of(folder: Path) -> dict[str, Any]:
 
 
 def test_every_stage_does_its_work_once(suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import highmmt.analysis.study as module
+    import highmmt.analysis.grouping as grouping
+    import highmmt.analysis.study as study
 
     calls: list[str] = []
     for name in ("measure_heterogeneity", "cluster_parameter_groups", "pretrain", "finetune", "single_task"):
+        module = grouping if name == "cluster_parameter_groups" else study
         work = getattr(module, name)
 
         def counted(*arguments: Any, work: Any = work, name: str = name, **options: Any) -> Any:
@@ -167,6 +169,7 @@ def test_a_suite_of_single_modalities_has_no_crossmodal_groups(tiny: ModuleType,
             r"'tiny'.*num_unimodal_groups is 6.*5 modality-task pairs.*leave",
         ),
         ({"num_crossmodal_groups": 3}, r"num_crossmodal_groups is 3.*2 interactions"),
+        ({"k": 8}, r"'tiny'.*k is 8.*5 modality-task pairs and 2 interactions can have 2 to 7"),
     ],
 )
 def test_more_groups_than_members_are_refused_before_anything_is_made(
@@ -203,12 +206,30 @@ def test_settings_come_from_the_suite_and_quick_cuts_all_that_takes_time(suite: 
     [
         ({"learning_rate": "2e-3"}, "'tiny', training: .*learning_rate='2e-3'"),
         ({"optimizer": "sgd"}, "'tiny', training: .*'sgd' is not one of"),
+        ({"linkage": "ward"}, "'tiny', training: linkage='ward' is not one of average"),
+        ({"k": 0}, "'tiny', training: k=0 must be a whole number"),
+        ({"k": 3, "num_unimodal_groups": 2}, "'tiny', training: .*twice"),
         ({"mixed_precision": "fp8"}, "'tiny', training: .*'fp8' is not one of"),
     ],
 )
 def test_training_settings_that_cannot_be_are_named(suite: Suite, training: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         StudySettings.for_suite(dataclasses.replace(suite, training=training))
+
+
+def test_a_suite_can_choose_its_groups_by_k_by_a_budget_and_by_a_linkage(tiny: ModuleType, tmp_path: Path) -> None:
+    tiny.write_rows(tmp_path)
+    counts = dict.fromkeys(("training.num_unimodal_groups", "training.num_crossmodal_groups"))
+    for number, choice in enumerate([{"k": 3}, {"max_parameters": 10**9}, {"k": 4, "linkage": "single"}]):
+        changes = {**counts, **{f"training.{name}": value for name, value in choice.items()}}
+        chosen = load_suite(tiny.write_suite(tmp_path, changes))
+        study = Study(chosen, tmp_path / str(number), StudySettings.for_suite(chosen, quick=True))
+        groups = study.group()
+        count = groups.num_unimodal_groups + groups.num_crossmodal_groups
+        assert count == choice.get("k", 7)
+        study.draw()
+        kept = json.loads((tmp_path / str(number) / "parameter_groups.stability.json").read_text(encoding="utf-8"))
+        assert {part["linkage"] for part in kept.values()} == {choice.get("linkage", "average")}
 
 
 @pytest.mark.parametrize("seeds", [0, True, 1.5])

@@ -23,7 +23,10 @@ PROMISED = (
     "suite.yaml",
     "heterogeneity/unimodal.json",
     "heterogeneity/interaction.json",
+    "heterogeneity/figures/unimodal_matrix.png",
+    "heterogeneity/figures/unimodal_tree.svg",
     "parameter_groups.json",
+    "parameter_groups.stability.json",
     "metrics.json",
     "report.html",
     "pretrained/model.safetensors",
@@ -75,6 +78,7 @@ def test_a_finished_run_is_not_trained_again(
 
     for name in ("pretrain", "finetune", "single_task", "measure_heterogeneity", "encode_suite"):
         monkeypatch.setattr(f"highmmt.analysis.study.{name}", fail)
+    monkeypatch.setattr("highmmt.analysis.figures.draw_files", fail)
     assert tiny.highmmt("run", suite_file, "--quick", "-o", run_copy) == 0
     assert results(run_copy) == results(finished_run)
 

@@ -14,7 +14,6 @@ from highmmt.configuration import ParameterGroups
 from highmmt.heterogeneity.clustering import (
     cluster_nodes,
     cluster_parameter_groups,
-    co_membership,
     dendrogram_cut,
     random_parameter_groups,
     silhouette_curve,
@@ -294,44 +293,6 @@ def test_random_groups_change_with_the_seed_and_their_number_is_checked() -> Non
         random_parameter_groups(PAIRS, [], 11, 0)
     with pytest.raises(ValueError, match="num_crossmodal_groups=1"):
         random_parameter_groups(PAIRS, [], 2, 1)
-
-
-def test_nodes_that_never_meet_and_nodes_that_always_do() -> None:
-    values = np.array([[0, 0.1, 2.0], [0.1, 0, 2.0], [2.0, 2.0, 0]])
-    errors = np.full((3, 3), 0.01)
-    np.testing.assert_array_equal(co_membership(values, 2, standard_errors=errors), [[1, 1, 0], [1, 1, 0], [0, 0, 1]])
-    seeds = np.stack([values, values * 1.1])
-    np.testing.assert_array_equal(co_membership(seeds, 2), [[1, 1, 0], [1, 1, 0], [0, 0, 1]])
-
-
-def test_a_node_between_two_groups_is_seen_to_waver() -> None:
-    values = np.array([[0, 1.0, 2.0], [1.0, 0, 1.0], [2.0, 1.0, 0]])
-    shares = co_membership(values, 2, standard_errors=np.full((3, 3), 0.3), num_samples=400)
-    assert 0.3 < shares[0, 1] < 0.7 and 0.3 < shares[1, 2] < 0.7
-    np.testing.assert_array_equal(shares, shares.T)
-    assert (np.diagonal(shares) == 1).all()
-    # Three nodes in two groups: exactly one pair shares a group in every sample.
-    assert np.triu(shares, 1).sum() == pytest.approx(1)
-    again = co_membership(values, 2, standard_errors=np.full((3, 3), 0.3), num_samples=400)
-    np.testing.assert_array_equal(shares, again)
-    wavering = np.stack([values + np.triu(a, 1) + np.triu(a, 1).T for a in ([[0, 0.5, 0]] * 3, [[0, -0.5, 0]] * 3)])
-    assert 0 < co_membership(wavering, 2)[0, 1] < 1
-
-
-@pytest.mark.parametrize(
-    ("values", "errors", "message"),
-    [
-        (np.zeros((2, 2)), None, "at least two seeds"),
-        (np.zeros((1, 2, 2)), None, "at least two seeds"),
-        (np.zeros((3, 2, 2)), np.zeros((2, 2)), r"one matrix \(n, n\)"),
-        (np.zeros((2, 2)), np.full((2, 2), np.nan), "unknown or negative"),
-    ],
-)
-def test_stability_without_anything_to_sample_from_is_refused(
-    values: np.ndarray, errors: np.ndarray | None, message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        co_membership(values, 1, standard_errors=errors)
 
 
 @settings(max_examples=40)
