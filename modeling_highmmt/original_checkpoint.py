@@ -1,10 +1,8 @@
 """Reading a checkpoint of the authors' public code, a pickled module, without running anything that it says.
 
-The file is a zip archive as `torch.save` writes it. Its pickle is a program; `_Machine` reads that program with the
-few instructions that a saved module needs and a fixed table of names. A name is looked up in the table and never
-imported, classes become `OriginalObject`, which holds data only, and the functions of the table make plain containers
-and references to stored numbers. Nothing here derives from Python's own unpickler: even with a table of names, that
-one makes a memo as large as a nine-byte file asks for, and a deeply nested key overflows its stack.
+The file is a zip archive as `torch.save` writes it. Its pickle is a program; `_Machine` reads that program as data,
+with a fixed table of names. Classes become `OriginalObject`, which holds data only, and the functions of the table
+make plain containers and references to stored numbers.
 """
 
 from __future__ import annotations
@@ -22,11 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..configuration.pickle_reader import PickledName, PickleReader, shown, told
+
 # The published checkpoint has 0.6 MB, of which the pickle is 24 kB; the paper's largest model has 2 MB.
 _MAX_FILE = 64 * 2**20
 _MAX_PICKLE = 4 * 2**20
 _MAX_ENTRIES = 10_000
-_MAX_INSTRUCTIONS = 300_000
 # Parameters that tied layers name several times are counted each time.
 _MAX_NUMBERS = _MAX_FILE // 4
 _MAX_MEMBERS = 100_000
@@ -64,17 +63,6 @@ PUBLIC_TASKS: dict[str, dict[str, Any]] = {
     "urfunny": {"modalities": ["feature4", "feature5", "feature3"]},
 }
 _PUBLIC_LABELS = {"mimic": 2, "avmnist": 10, "mosei": 2, "urfunny": 2}
-
-
-@dataclass(frozen=True)
-class _Name:
-    """A name of the table, standing on the stack until an instruction uses it."""
-
-    module: str
-    name: str
-
-    def __str__(self) -> str:
-        return _shown(f"{self.module}.{self.name}")
 
 
 class OriginalObject:
@@ -163,12 +151,12 @@ class _Archive:
         if f"{self._root}/byteorder" in self._entries:
             order = self.read("byteorder", 16).decode("ascii", "replace")
             if order != sys.byteorder:
-                raise ValueError(f"its numbers are stored {_shown(order)!r}-endian, this machine's are not.")
+                raise ValueError(f"its numbers are stored {shown(order)!r}-endian, this machine's are not.")
 
     def _checked_entries(self, size: int) -> dict[str, zipfile.ZipInfo]:
         entries: dict[str, zipfile.ZipInfo] = {}
         for info in self._zip.infolist():
-            where = f"entry {_shown(info.filename)!r}"
+            where = f"entry {shown(info.filename)!r}"
             if info.filename in entries:
                 raise ValueError(f"{where} is there twice.")
             if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
@@ -182,35 +170,35 @@ class _Archive:
         """Content of an entry, by its name within the archive's one folder."""
         info = self._entries.get(f"{self._root}/{name}")
         if info is None:
-            raise ValueError(f"the zip file has no entry {_shown(name)!r}.")
+            raise ValueError(f"the zip file has no entry {shown(name)!r}.")
         if info.file_size > largest:
-            raise ValueError(f"entry {_shown(name)!r} has {info.file_size:,} bytes, more than {largest:,}.")
+            raise ValueError(f"entry {shown(name)!r} has {info.file_size:,} bytes, more than {largest:,}.")
         try:
             return self._zip.read(info)
         except _ZIP_ERRORS as error:
-            raise ValueError(f"entry {_shown(name)!r} cannot be read ({error}).") from error
+            raise ValueError(f"entry {shown(name)!r} cannot be read ({error}).") from error
 
     def storage(self, identity: object) -> _Storage:
         """What a persistent id means: ("storage", storage class, key, location, number of elements)."""
         if type(identity) is not tuple or len(identity) != 5 or identity[0] != "storage":
             raise ValueError("a persistent id that is not one of torch.save's storages.")
         _, kind, key, _, size = identity
-        dtype = _STORAGES.get((kind.module, kind.name)) if isinstance(kind, _Name) else None
+        dtype = _STORAGES.get((kind.module, kind.name)) if isinstance(kind, PickledName) else None
         if dtype is None:
             raise ValueError(f"a storage of the type {_told(kind)}, which is none of floating-point numbers.")
         if type(key) is not str or not key.isascii() or not key.isdigit():
             raise ValueError(f"a storage with the key {_told(key)}, which is no number.")
-        size = _whole(size, f"the size of storage {_shown(key)}", 0)
+        size = _whole(size, f"the size of storage {shown(key)}", 0)
         info = self._entries.get(f"{self._root}/data/{key}")
         if info is None:
-            raise ValueError(f"the zip file has no entry 'data/{_shown(key)}' for a storage of its pickle.")
+            raise ValueError(f"the zip file has no entry 'data/{shown(key)}' for a storage of its pickle.")
         if info.file_size != size * dtype.itemsize:
             raise ValueError(
-                f"storage {_shown(key)} has {info.file_size:,} bytes, its pickle says {size:,} numbers of {dtype}."
+                f"storage {shown(key)} has {info.file_size:,} bytes, its pickle says {size:,} numbers of {dtype}."
             )
         known = self._storages.setdefault(key, _Storage(f"data/{key}", dtype, size))
         if known.dtype != dtype:
-            raise ValueError(f"storage {_shown(key)} is of two types, {known.dtype} and {dtype}.")
+            raise ValueError(f"storage {shown(key)} is of two types, {known.dtype} and {dtype}.")
         return known
 
     def tensor(self, reference: _TensorReference) -> Tensor:
@@ -230,7 +218,7 @@ class _Archive:
             self._numbers[storage.entry] = torch.frombuffer(content, dtype=storage.dtype)
         numbers = self._numbers[storage.entry].as_strided(shape, stride, reference.offset)
         if not bool(torch.isfinite(numbers).all()):
-            raise ValueError(f"storage {_shown(storage.entry)} holds NaN or infinite values.")
+            raise ValueError(f"storage {shown(storage.entry)} holds NaN or infinite values.")
         return numbers.to(torch.float32, copy=True).contiguous()
 
 
@@ -247,147 +235,41 @@ _ZIP_ERRORS = (
 )
 
 
-class _Machine:
-    """Reads a pickle as data: a stack, a memo, and the instructions that a saved module needs."""
+class _Machine(PickleReader):
+    """Reads the pickle of a saved module."""
+
+    needed_by = "a checkpoint of the public code"
 
     def __init__(self, program: bytes, storage: Callable[[object], _Storage]) -> None:
-        self._program = program
-        self._position = 0
+        super().__init__(program)
         self._storage = storage
-        self._stack: list[Any] = []
-        self._below: list[list[Any]] = []  # the stacks under each open mark
-        self._memo: dict[int, Any] = {}
 
-    def run(self) -> object:
-        """What the pickle describes.
+    def call(self, function: PickledName, arguments: tuple[Any, ...]) -> Any:
+        """An empty container, or a reference to stored numbers."""
+        if function.key not in _FUNCTIONS:
+            return super().call(function, arguments)
+        return _FUNCTIONS[function.key](arguments)
 
-        Raises:
-            ValueError: a name that the table does not have, an instruction that no saved module needs, or nonsense.
-        """
-        for _ in range(_MAX_INSTRUCTIONS):
-            start, code = self._position, self._take(1)
-            if code == b".":
-                if self._below or len(self._stack) != 1 or self._position != len(self._program):
-                    raise ValueError("its pickle does not end with one object.")
-                return self._stack[0]
-            step = _INSTRUCTIONS.get(code)
-            if step is None:
-                raise self._refused(code, start)
-            step(self)
-        raise ValueError(f"its pickle has more than {_MAX_INSTRUCTIONS:,} instructions.")
+    def new(self, kind: Any, arguments: Any) -> Any:
+        """What stands in for an object of a public class."""
+        if not isinstance(kind, PickledName) or kind.key not in _CLASSES or arguments != ():
+            return super().new(kind, arguments)
+        return OriginalObject(kind.name)
 
-    def _refused(self, code: bytes, start: int) -> ValueError:
-        if code == b"i":
-            return _unknown_name(self._line(), self._line())
-        if code in _EXTENSIONS:
-            number = int.from_bytes(self._take(_EXTENSIONS[code]), "little")
-            return ValueError(f"its pickle asks for the registered extension {number}, which is not allowed.")
-        return ValueError(f"its pickle has the instruction {code!r} at byte {start}, which no saved module needs.")
-
-    def _take(self, count: int) -> bytes:
-        part = self._program[self._position : self._position + count]
-        if len(part) < count:
-            raise ValueError("its pickle is cut short.")
-        self._position += count
-        return part
-
-    def _count(self, width: int) -> int:
-        return int.from_bytes(self._take(width), "little")
-
-    def _line(self) -> str:
-        end = self._program.find(b"\n", self._position)
-        if end < 0:
-            raise ValueError("its pickle is cut short.")
-        line = self._program[self._position : end]
-        self._position = end + 1
-        return line.decode("utf-8", "backslashreplace")
-
-    def _text(self, width: int) -> None:
-        self._stack.append(self._take(self._count(width)).decode("utf-8"))
-
-    def _pop(self) -> Any:
-        if not self._stack:
-            raise ValueError("its pickle takes from an empty stack.")
-        return self._stack.pop()
-
-    def _top(self) -> Any:
-        if not self._stack:
-            raise ValueError("its pickle takes from an empty stack.")
-        return self._stack[-1]
-
-    def _mark(self) -> None:
-        self._below.append(self._stack)
-        self._stack = []
-
-    def _since_mark(self) -> list[Any]:
-        if not self._below:
-            raise ValueError("its pickle closes what it has not opened.")
-        items, self._stack = self._stack, self._below.pop()
-        return items
-
-    def _tuple(self, count: int) -> None:
-        items = [self._pop() for _ in range(count)]
-        self._stack.append(tuple(reversed(items)))
-
-    def _append(self, items: list[Any]) -> None:
-        target = self._top()
-        if type(target) is not list:
-            raise ValueError(f"its pickle appends to {_told(target)}.")
-        target.extend(items)
-
-    def _add(self, items: list[Any]) -> None:
-        target = self._top()
-        if type(target) is not set:
-            raise ValueError(f"its pickle adds to {_told(target)}.")
-        target.update(_texts(items))
-
-    def _set(self, items: list[Any]) -> None:
-        target = self._top()
-        if type(target) is not dict or len(items) % 2:
-            raise ValueError(f"its pickle sets entries of {_told(target)}.")
-        # Text only: hashing anything nested is a way to overflow the stack.
-        target.update(zip(_texts(items[::2]), items[1::2], strict=True))
-
-    def _remember(self, index: int) -> None:
-        self._memo[index] = self._top()
-
-    def _recall(self, index: int) -> None:
-        if index not in self._memo:
-            raise ValueError("its pickle refers to an object that it has not made.")
-        self._stack.append(self._memo[index])
-
-    def _name(self, module: str, name: str) -> None:
-        if (module, name) not in _NAMES:
-            raise _unknown_name(module, name)
-        self._stack.append(_Name(module, name))
-
-    def _name_from_stack(self) -> None:
-        name, module = self._pop(), self._pop()
-        if type(module) is not str or type(name) is not str:
-            raise ValueError("its pickle has a name that is no text.")
-        self._name(module, name)
-
-    def _call(self) -> None:
-        arguments, function = self._pop(), self._pop()
-        key = (function.module, function.name) if isinstance(function, _Name) else None
-        if key not in _FUNCTIONS or type(arguments) is not tuple:
-            raise ValueError(f"its pickle calls {_told(function)}, which is not allowed.")
-        self._stack.append(_FUNCTIONS[key](arguments))
-
-    def _new(self) -> None:
-        arguments, kind = self._pop(), self._pop()
-        if not isinstance(kind, _Name) or (kind.module, kind.name) not in _CLASSES or arguments != ():
-            raise ValueError(f"its pickle makes an object of {_told(kind)}, which is not allowed.")
-        self._stack.append(OriginalObject(kind.name))
-
-    def _build(self) -> None:
-        state, target = self._pop(), self._top()
+    def build(self, target: Any, state: Any) -> Any:
+        """The stand-in with its attributes, which are set once."""
         if type(target) is not OriginalObject or target.state is not None or type(state) is not dict:
-            raise ValueError(f"its pickle sets the state of {_told(target)} to {_told(state)}, which is not allowed.")
+            return super().build(target, state)
         target.state = state
+        return target
 
-    def _persistent(self) -> None:
-        self._stack.append(self._storage(self._pop()))
+    def persistent(self, identity: Any) -> Any:
+        """Stored numbers."""
+        return self._storage(identity)
+
+    def told(self, value: object) -> str:
+        """A value for a message."""
+        return _told(value)
 
 
 def _empty(kind: type) -> Callable[[tuple[Any, ...]], Any]:
@@ -428,105 +310,19 @@ def _check_hooks(hooks: object) -> None:
         raise ValueError("a tensor with hooks, which are functions and not allowed.")
 
 
-_FUNCTIONS: dict[tuple[str, str] | None, Callable[[tuple[Any, ...]], Any]] = {
+_FUNCTIONS: dict[tuple[str, str], Callable[[tuple[Any, ...]], Any]] = {
     ("collections", "OrderedDict"): _empty(dict),
     ("builtins", "set"): _empty(set),
     ("__builtin__", "set"): _empty(set),
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_parameter"): _parameter,
 }
-_NAMES = _CLASSES | _STORAGES.keys() | _FUNCTIONS.keys()
-_EXTENSIONS = {b"\x82": 1, b"\x83": 2, b"\x84": 4}
-_INSTRUCTIONS: dict[bytes, Callable[[_Machine], None]] = {
-    # Beginning, frames and marks
-    b"\x80": lambda m: _check_protocol(m._count(1)),
-    b"\x95": lambda m: _nothing(m._take(8)),
-    b"(": _Machine._mark,
-    # Values
-    b"N": lambda m: m._stack.append(None),
-    b"\x88": lambda m: m._stack.append(True),
-    b"\x89": lambda m: m._stack.append(False),
-    b"K": lambda m: m._stack.append(m._count(1)),
-    b"M": lambda m: m._stack.append(m._count(2)),
-    b"J": lambda m: m._stack.append(struct.unpack("<i", m._take(4))[0]),
-    b"\x8a": lambda m: m._stack.append(int.from_bytes(m._take(m._count(1)), "little", signed=True)),
-    b"G": lambda m: m._stack.append(struct.unpack(">d", m._take(8))[0]),
-    b"X": lambda m: m._text(4),
-    b"\x8c": lambda m: m._text(1),
-    # Containers
-    b")": lambda m: m._tuple(0),
-    b"\x85": lambda m: m._tuple(1),
-    b"\x86": lambda m: m._tuple(2),
-    b"\x87": lambda m: m._tuple(3),
-    b"t": lambda m: _push(m, tuple(m._since_mark())),
-    b"]": lambda m: m._stack.append([]),
-    b"a": lambda m: m._append([m._pop()]),
-    b"e": lambda m: m._append(m._since_mark()),
-    b"}": lambda m: m._stack.append({}),
-    b"s": lambda m: m._set([m._pop(), m._pop()][::-1]),
-    b"u": lambda m: m._set(m._since_mark()),
-    b"\x8f": lambda m: m._stack.append(set()),
-    b"\x90": lambda m: m._add(m._since_mark()),
-    # Memo
-    b"q": lambda m: m._remember(m._count(1)),
-    b"r": lambda m: m._remember(m._count(4)),
-    b"\x94": lambda m: m._remember(len(m._memo)),
-    b"h": lambda m: m._recall(m._count(1)),
-    b"j": lambda m: m._recall(m._count(4)),
-    # Names and what they may be used for
-    b"c": lambda m: m._name(m._line(), m._line()),
-    b"\x93": _Machine._name_from_stack,
-    b"R": _Machine._call,
-    b"\x81": _Machine._new,
-    b"b": _Machine._build,
-    b"Q": _Machine._persistent,
-}
-
-
-def _check_protocol(protocol: int) -> None:
-    if protocol > 5:
-        raise ValueError(f"its pickle is of protocol {protocol}; 5 is the last that is known.")
-
-
-def _nothing(_: bytes) -> None:
-    pass
-
-
-def _push(machine: _Machine, value: object) -> None:
-    machine._stack.append(value)
-
-
-def _unknown_name(module: str, name: str) -> ValueError:
-    return ValueError(
-        f"its pickle names {_shown(f'{module}.{name}')!r}, which is none of the names that a checkpoint of the public "
-        "code needs. Nothing of the file has been run."
-    )
-
-
-def _shown(text: str) -> str:
-    """A text of the file for a message: not too long, and without control characters for somebody's terminal."""
-    text = text if len(text) <= 120 else text[:117] + "..."
-    return text if text.isprintable() else ascii(text)[1:-1]
+_Machine.names = _CLASSES | _STORAGES.keys() | _FUNCTIONS.keys()
 
 
 def _told(value: object) -> str:
     """A value for a message; never its content, which may be nested without end."""
-    if isinstance(value, _Name):
-        return str(value)
-    if type(value) is str:
-        return repr(_shown(value))
-    if value is None or type(value) in (bool, float):
-        return repr(value)
-    if type(value) is int:
-        return repr(value) if abs(value) < 10**15 else f"a number of {value.bit_length()} bits"
-    return f"an object of {value.kind}" if isinstance(value, OriginalObject) else f"a {type(value).__name__}"
-
-
-def _texts(items: list[Any]) -> list[str]:
-    for item in items:
-        if type(item) is not str:
-            raise ValueError(f"its pickle has a key that is {_told(item)} and no text.")
-    return items
+    return f"an object of {value.kind}" if isinstance(value, OriginalObject) else told(value)
 
 
 def _whole(value: object, what: str, smallest: int, largest: int = 2**40) -> int:
@@ -540,15 +336,15 @@ class _Node:
 
     def __init__(self, value: object, path: str, kind: str | None = None) -> None:
         if not isinstance(value, OriginalObject) or kind not in (None, value.kind):
-            raise ValueError(f"{_shown(path)} is {_told(value)}, expected an object of {kind or 'a public class'}.")
+            raise ValueError(f"{shown(path)} is {_told(value)}, expected an object of {kind or 'a public class'}.")
         if value.state is None:
-            raise ValueError(f"{_shown(path)} has no attributes.")
+            raise ValueError(f"{shown(path)} has no attributes.")
         self.value, self.path, self.kind, self._state = value, path, value.kind, value.state
 
     def attribute(self, name: str) -> Any:
         """One attribute; refused where there is none."""
         if name not in self._state:
-            raise ValueError(f"{_shown(self.path)} has no {name!r}.")
+            raise ValueError(f"{shown(self.path)} has no {name!r}.")
         return self._state[name]
 
     def attributes(self) -> dict[str, Any]:
@@ -557,26 +353,26 @@ class _Node:
 
     def whole(self, name: str, largest: int = 1_000_000) -> int:
         """An attribute that must be a whole number from 1 to `largest`."""
-        return _whole(self.attribute(name), f"{name} of {_shown(self.path)}", 1, largest)
+        return _whole(self.attribute(name), f"{name} of {shown(self.path)}", 1, largest)
 
     def number(self, name: str) -> float:
         """An attribute that must be a number below a billion in size."""
         value = self.attribute(name)
         if type(value) not in (int, float) or not abs(value) < 1e9:
-            raise ValueError(f"{name} of {_shown(self.path)} is {_told(value)}, expected a number.")
+            raise ValueError(f"{name} of {shown(self.path)} is {_told(value)}, expected a number.")
         return float(value)
 
     def members(self, name: str) -> dict[str, Any]:
         """`_modules`, `_parameters` or `_buffers`."""
         members = self.attribute(name)
         if type(members) is not dict:
-            raise ValueError(f"{name} of {_shown(self.path)} is {_told(members)}, expected a mapping.")
+            raise ValueError(f"{name} of {shown(self.path)} is {_told(members)}, expected a mapping.")
         return members
 
     def shape(self, name: str) -> tuple[int, ...]:
         tensor = self.members("_parameters").get(name)
         if not isinstance(tensor, _TensorReference) or not tensor.shape:
-            raise ValueError(f"{_shown(self.path)} has no parameter {name!r}.")
+            raise ValueError(f"{shown(self.path)} has no parameter {name!r}.")
         return tensor.shape
 
     def child(self, name: str, kind: str | None = None) -> _Node:
@@ -586,7 +382,7 @@ class _Node:
         """The modules of a list, of which there must be one."""
         names = list(self.members("_modules"))
         if not names or names != [str(index) for index in range(len(names))]:
-            raise ValueError(f"{_shown(self.path)} is no list of modules with at least one in it.")
+            raise ValueError(f"{shown(self.path)} is no list of modules with at least one in it.")
         return [self.child(name, kind) for name in names]
 
 
@@ -598,23 +394,23 @@ def _named_tensors(module: _Node) -> Iterator[tuple[str, _TensorReference]]:
         prefix, node, depth = open_.pop()
         # Both change the numbers, and the public scripts leave both as they are.
         if node.kind == "Dropout" and node.number("p") != 0:
-            raise ValueError(f"{_shown(node.path)} drops a share of {node.number('p')}; only 0 can be converted.")
+            raise ValueError(f"{shown(node.path)} drops a share of {node.number('p')}; only 0 can be converted.")
         if node.kind == "LayerNorm" and not math.isclose(node.number("eps"), 1e-5):
-            raise ValueError(f"{_shown(node.path)} has eps={node.number('eps')}; only 1e-5 can be converted.")
+            raise ValueError(f"{shown(node.path)} has eps={node.number('eps')}; only 1e-5 can be converted.")
         parameters, modules = node.members("_parameters"), node.members("_modules")
         left -= 1 + len(parameters) + len(modules)
         named = (*parameters, *modules)
         if depth > _MAX_DEPTH or left < 0 or any(len(name) > 100 or "." in name for name in named):
             raise ValueError("its modules are more, nested deeper or named otherwise than those of the public code.")
         if parameters and node.kind in ("ModuleList", "Sequential"):
-            raise ValueError(f"{_shown(node.path)} has parameters of its own, which no {node.kind} has.")
+            raise ValueError(f"{shown(node.path)} has parameters of its own, which no {node.kind} has.")
         for name, value in parameters.items():
             if isinstance(value, _TensorReference):
                 yield prefix + name, value
             elif value is not None:
-                raise ValueError(f"parameter {name!r} of {_shown(node.path)} is {_told(value)}.")
+                raise ValueError(f"parameter {name!r} of {shown(node.path)} is {_told(value)}.")
         if node.members("_buffers"):
-            raise ValueError(f"{_shown(node.path)} has buffers, which have no place in HighMMTModel.")
+            raise ValueError(f"{shown(node.path)} has buffers, which have no place in HighMMTModel.")
         skipped = _head_in_use(module) if node is module else None
         for name, value in modules.items():
             if name != skipped:
@@ -644,7 +440,7 @@ def _renamed(weights: Mapping[str, Tensor], tasks: list[str]) -> dict[str, Tenso
             index, _, rest = rest.partition(".")
             named[f"heads.{tasks[int(index)]}.{rest}"] = value
         else:
-            raise ValueError(f"its weight {_shown(name)!r} has no place in HighMMTModel.")
+            raise ValueError(f"its weight {shown(name)!r} has no place in HighMMTModel.")
     return named
 
 
@@ -712,7 +508,7 @@ def _modalities(module: _Node) -> dict[str, dict[str, Any]]:
         if type(name) is not str or name in modalities:
             raise ValueError(f"the name of modality {index} is {_told(name)}, expected a text that no other has.")
         if node.number("freq_base") != 2:
-            raise ValueError(f"modality {_shown(name)!r} has freq_base={node.number('freq_base')}, expected 2.")
+            raise ValueError(f"modality {shown(name)!r} has freq_base={node.number('freq_base')}, expected 2.")
         modalities[name] = {
             "input_channels": node.whole("input_channels"),
             "input_axis": node.whole("input_axis", 8),
@@ -756,7 +552,7 @@ def _heads(norm: _Node) -> tuple[int, int]:
     attention = norm.child("fn", "Attention")
     heads, rows = attention.whole("heads"), attention.child("to_q", "Linear").shape("weight")[0]
     if rows % heads or not math.isclose(attention.number("scale"), (rows // heads) ** -0.5, rel_tol=1e-6):
-        raise ValueError(f"{_shown(attention.path)}: {heads} heads and its scale do not fit {rows} rows of to_q.")
+        raise ValueError(f"{shown(attention.path)}: {heads} heads and its scale do not fit {rows} rows of to_q.")
     return heads, rows // heads
 
 
@@ -781,12 +577,14 @@ def _tasks(
     for head in heads:
         width, weight = head.child("0", "LayerNorm").shape("weight"), head.child("1", "Linear").shape("weight")
         if len(head.children()) != 2 or len(weight) != 2 or width != weight[1:]:
-            raise ValueError(f"{_shown(head.path)} is no norm and linear layer that fit each other.")
+            raise ValueError(f"{shown(head.path)} is no norm and linear layer that fit each other.")
         shapes.append((width[0], weight[0]))
-    told = ", ".join(f"{width} -> {labels}" for width, labels in shapes[:20])
+    listed = ", ".join(f"{width} -> {labels}" for width, labels in shapes[:20])
     names = list(tasks)[: len(heads)] if public else list(tasks)
     if len(names) != len(heads):
-        raise ValueError(f"it has {len(heads)} heads ({told}), and {len(names)} tasks are known: {', '.join(names)}.")
+        raise ValueError(
+            f"it has {len(heads)} heads ({listed}), and {len(names)} tasks are known: {', '.join(names)}."
+        )
     described = {}
     for name, (reads, gives) in zip(names, shapes, strict=True):
         # The public model concatenates pairs of modalities in the order of their sorted names.
@@ -794,13 +592,13 @@ def _tasks(
         missing = [modality for modality in order if modality not in modalities]
         if missing:
             raise ValueError(
-                f"task {name!r} reads {missing[0]!r}; its modalities are {', '.join(map(_shown, modalities))}."
+                f"task {name!r} reads {missing[0]!r}; its modalities are {', '.join(map(shown, modalities))}."
             )
         needed = len(order) * (len(order) - 1) * latents[1] if len(order) > 1 else latents[0] * latents[1]
         fits = gives == _PUBLIC_LABELS[name] if public else True
         if needed != reads or not fits:
             raise ValueError(
-                f"its heads ({told}) are not those of the tasks {', '.join(names)}: task {name!r} needs a head that "
+                f"its heads ({listed}) are not those of the tasks {', '.join(names)}: task {name!r} needs a head that "
                 f"reads {needed}{f' and gives {_PUBLIC_LABELS[name]}' if public else ''}. Say which tasks it has."
             )
         described[name] = {

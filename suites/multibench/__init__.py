@@ -1,0 +1,1 @@
+"""The files of the MultiBench data sets, read exactly as their owners give them."""
