@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .builders import build_rows, builder_files
 from .lines import did_you_mean, one_line
 from .splits import SPLITS, split_rows
 
@@ -104,6 +105,8 @@ def local_files(source: Mapping[str, Any], where: str) -> list[Path]:
     Raises:
         FileNotFoundError: a file or folder that the source names is not there.
     """
+    if "builder" in source:
+        return _files_of_builder(source, where)
     found: list[Path] = []
     for _, key, path in _data_files(source):
         matches = _matches(path)
@@ -122,6 +125,20 @@ def local_files(source: Mapping[str, Any], where: str) -> list[Path]:
             file for file in folder.rglob("*") if file.is_file() and not file.name.startswith((*_NOT_DATA, "."))
         )
     return found
+
+
+def _files_of_builder(source: Mapping[str, Any], where: str) -> list[Path]:
+    if "data_dir" not in source:
+        raise ValueError(
+            f"{where}: the builder {source['builder']!r} reads files of yours; say where they are with --data-dir, "
+            "load_suite(..., data_dir=...) or data_dir in the source."
+        )
+    if not Path(source["data_dir"]).is_dir():
+        raise FileNotFoundError(f"{where}: the data folder {source['data_dir']} does not exist.")
+    try:
+        return builder_files(source["builder"], Path(source["data_dir"]))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{where}: {error}") from error
 
 
 def content_hashes(source: Mapping[str, Any], where: str) -> list[list[Any]]:
@@ -174,7 +191,8 @@ def load_splits(source: Mapping[str, Any], splits: Mapping[str, Any], where: str
     """The rows of one task as a `DatasetDict` with the splits train, validation and test.
 
     Args:
-        source: what `datasets.load_dataset` takes, or `{"saved": folder}`; paths are absolute.
+        source: what `datasets.load_dataset` takes, `{"saved": folder}` or `{"builder": name, "data_dir": folder}`;
+            paths are absolute.
         splits: for each of our splits the name of the source's split, or a fraction of the training split.
         where: start of every error, it names suite and task.
 
@@ -207,6 +225,11 @@ def _load(source: Mapping[str, Any], files: list[Path], splits: Mapping[str, Any
     literal = map_source_paths(source, lambda path: glob.escape(path) if Path(path).is_file() else path)
     verbosity = datasets.logging.get_verbosity()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what goes wrong is raised below, once
+    if "builder" in source:
+        try:
+            return build_rows(source, where)
+        finally:
+            datasets.logging.set_verbosity(verbosity)
     try:
         if "saved" in source:
             return datasets.load_from_disk(source["saved"])

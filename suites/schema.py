@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig
 from ..configuration import HighMMTConfig, ModalityConfig
 from ..processing.processing_highmmt import MODEL_OPTIONS, RESERVED_NAMES
 from ..processing.sequences import SERIALIZERS, build_serializer, option_names
+from .builders import builder_names, builder_options, check_options
 from .lines import Document, KeyPath, did_you_mean
 from .splits import SPLITS
 
@@ -294,6 +295,8 @@ def _target(document: Document, path: KeyPath, target: Any) -> dict[str, Any]:
 
 def _source(document: Document, path: KeyPath, source: Any) -> dict[str, Any]:
     document.check_mapping(path, source)
+    if "builder" in source:
+        return _builder_source(document, path, source)
     for key in source:
         if key in _REFUSED_SOURCE_KEYS:
             raise document.error((*path, key), f"{key!r} cannot be set here: {_REFUSED_SOURCE_KEYS[key]}.")
@@ -305,7 +308,9 @@ def _source(document: Document, path: KeyPath, source: Any) -> dict[str, Any]:
         document.check_keys(path, source, ("saved",))
     elif "path" not in source:
         raise document.error(
-            path, "needs 'path' (parquet, csv, json or a dataset of the Hub) or 'saved' (a folder of save_to_disk)."
+            path,
+            "needs 'path' (parquet, csv, json or a dataset of the Hub), 'saved' (a folder of save_to_disk) or "
+            f"'builder' ({', '.join(builder_names())}).",
         )
     for key in ("path", "saved", "name", "data_dir", "revision"):
         if key in source and (not isinstance(source[key], str) or not source[key]):
@@ -316,6 +321,21 @@ def _source(document: Document, path: KeyPath, source: Any) -> dict[str, Any]:
         raise document.error(
             path, f"path: {source['path']} needs 'data_files' (for instance {{train: rows.parquet}})."
         )
+    return dict(source)
+
+
+def _builder_source(document: Document, path: KeyPath, source: Mapping[str, Any]) -> dict[str, Any]:
+    """A source that is a registered builder with its options."""
+    _check_choice(document, (*path, "builder"), source["builder"], builder_names())
+    document.check_keys(path, source, ("builder", "data_dir", *builder_options(source["builder"])))
+    if "data_dir" in source and (not isinstance(source["data_dir"], str) or not source["data_dir"]):
+        raise document.error((*path, "data_dir"), f"must be text, got {source['data_dir']!r}.")
+    options = {key: value for key, value in source.items() if key not in ("builder", "data_dir")}
+    try:
+        check_options(source["builder"], options)
+    except (ValueError, TypeError) as error:
+        named = [key for key in options if f"{key}=" in str(error)][:1]
+        raise document.error((*path, *named), str(error)) from error
     return dict(source)
 
 

@@ -40,7 +40,8 @@ class TaskSpec:
     """One task of a suite, checked and with its defaults filled in.
 
     Args:
-        source: what `datasets.load_dataset` takes, or `{"saved": folder}`; local paths are absolute.
+        source: what `datasets.load_dataset` takes, `{"saved": folder}`, or `{"builder": name}` with its options; local
+            paths are absolute.
         modalities: modality to its options in this task, at least `{"column": name}` or, for tables, `{"columns":
             names}`; the order is the model's order.
         target: `problem_type`, `column` (a retrieval may have none) and, where given, `classes` (in the order of their
@@ -142,6 +143,8 @@ class Suite:
         for name, task in self.tasks.items():
             entry = {key: value for key, value in content["tasks"][name].items() if key not in _WORDS}
             entry["source"] = map_source_paths(task.source, lambda path: path if "://" in path else Path(path).name)
+            if "builder" in task.source:
+                entry["source"].pop("data_dir", None)
             entry["files"] = content_hashes(task.source, self._where(name))
             entry["modality_order"] = list(task.modalities)
             content["tasks"][name] = entry
@@ -190,6 +193,25 @@ class Suite:
         used = {modality for task in chosen.values() for modality in task.modalities}
         modalities = {name: options for name, options in self.modalities.items() if name in used}
         return dataclasses.replace(self, modalities=modalities, tasks=chosen)
+
+    def with_data_dir(self, data_dir: str | Path) -> Suite:
+        """The suite with a folder for those of its tasks that read files of yours and name no folder themselves.
+
+        Args:
+            data_dir: folder with the data sets, as `highmmt suite prepare` lists them.
+
+        Raises:
+            ValueError: no task needs one.
+        """
+        folder = str(Path(data_dir).expanduser().resolve())
+        tasks = {
+            name: dataclasses.replace(task, source={**task.source, "data_dir": folder})
+            for name, task in self.tasks.items()
+            if "builder" in task.source and "data_dir" not in task.source
+        }
+        if not tasks:
+            raise ValueError(f"Suite {self.name!r}: no task reads from a data folder that is still to be named.")
+        return dataclasses.replace(self, tasks={**self.tasks, **tasks})
 
     def load(self, task: str) -> DatasetDict:
         """The raw rows of a task: a `DatasetDict` with the splits train, validation and test.
@@ -280,14 +302,19 @@ def available_suites() -> list[str]:
     return sorted(file.stem for file in _FOLDER.glob("*.yaml"))
 
 
-def load_suite(name_or_path: str | Path) -> Suite:
+def load_suite(name_or_path: str | Path, data_dir: str | Path | None = None) -> Suite:
     """The suite of that name, or the one in a YAML file or in a folder that holds `suite.yaml`.
 
     A name of `available_suites()` comes first; write `./starter` for a folder of that name.
 
+    Args:
+        name_or_path: the name or the path.
+        data_dir: folder with data that the suite does not carry, see `Suite.with_data_dir`.
+
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no such suite (the message lists them), or a file that is no suite (with file, line and key).
+        ValueError: no such suite (the message lists them), a file that is no suite (with file, line and key), or a
+            `data_dir` that no task needs.
     """
     name = os.fspath(name_or_path)
     if name in available_suites():
@@ -305,7 +332,8 @@ def load_suite(name_or_path: str | Path) -> Suite:
             hint = did_you_mean(name, available_suites(), "Suites of this package")
             raise ValueError(f"There is no suite {name!r}{hint} Or give the path of a YAML file.")
     path = path.resolve()
-    return Suite._from_document(read_yaml(path), path.parent, path)
+    suite = Suite._from_document(read_yaml(path), path.parent, path)
+    return suite if data_dir is None else suite.with_data_dir(data_dir)
 
 
 def _copied(value: Any) -> Any:
