@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from . import __version__
+from .suite_commands import suite_app
 
 ABOUT = "One small model for many modalities and tasks: measure heterogeneity, group parameters, train, predict."
 EPILOG = "Start with: highmmt run starter --quick --output-dir runs/quick. More on a command: highmmt COMMAND --help"
@@ -35,13 +36,14 @@ app = typer.Typer(
     help=ABOUT,
     epilog=EPILOG,
 )
+app.add_typer(suite_app, name="suite")
 # Files and pipes have no width; tables there are as wide as they need.
 out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
 
 _DATA, _TRAINING, _MEASURING, _RESULT = "What to work on", "How to train", "How to measure", "Where results go"
 _GROUPING = "Which groups"
 SuiteArgument = Annotated[
-    str, typer.Argument(help="Name of a suite of this package (starter) or path of a suite's YAML file.")
+    str, typer.Argument(help="Suite of this package (starter, multibench-large, ...) or path of a suite's YAML file.")
 ]
 ModelArgument = Annotated[Path, typer.Argument(help="Model folder, such as runs/starter/finetuned.")]
 RunArgument = Annotated[Path, typer.Argument(help="Run folder: the --output-dir of an earlier command.")]
@@ -53,6 +55,14 @@ OutputDir = Annotated[
 ]
 Tasks = Annotated[
     str | None, typer.Option(help="Only these tasks, separated by commas: digits,motion.", rich_help_panel=_DATA)
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder with data that the suite does not carry, such as the files of MultiBench.",
+        rich_help_panel=_DATA,
+        show_default=False,
+    ),
 ]
 Quick = Annotated[
     bool, typer.Option("--quick", help="Few steps and pairs, to see every stage within a minute; scores mean little.")
@@ -127,6 +137,7 @@ def run(
     suite: SuiteArgument,
     output_dir: OutputDir,
     tasks: Tasks = None,
+    data_dir: DataDir = None,
     quick: Quick = False,
     seeds: Annotated[
         int, typer.Option(min=1, help="Repetitions of all training; the table then gives mean and deviation.")
@@ -141,7 +152,7 @@ def run(
     Example: highmmt run starter --output-dir runs/starter --seeds 3
     """
     with _writes_to(output_dir):
-        loaded = _load_suite(suite, tasks)
+        loaded = load_named_suite(suite, tasks, data_dir)
         from .analysis import METHODS, run_study
 
         stages = {
@@ -154,7 +165,7 @@ def run(
             loaded, output_dir, quick=quick, num_seeds=seeds, on_stage=lambda name: _say(f"[bold]{stages[name]}[/]")
         )
     _print_comparison(metrics, METHODS)
-    _tell(f"\nReport: {output_dir / 'report.html'}\nModel:  {output_dir / 'finetuned'}")
+    tell(f"\nReport: {output_dir / 'report.html'}\nModel:  {output_dir / 'finetuned'}")
 
 
 @app.command()
@@ -162,6 +173,7 @@ def train(
     suite: SuiteArgument,
     output_dir: OutputDir,
     tasks: Tasks = None,
+    data_dir: DataDir = None,
     recipe: Annotated[
         Recipe,
         typer.Option(
@@ -196,11 +208,11 @@ def train(
     """
     changes = {"num_epochs": epochs, "learning_rate": learning_rate, "seed": seed}
     with _writes_to(output_dir):
-        loaded = _load_suite(suite, tasks)
+        loaded = load_named_suite(suite, tasks, data_dir)
         from .commands import train_recipe
 
         scores = train_recipe(loaded, output_dir, recipe.value, quick=quick, groups=groups, changes=_given(changes))
-    table = _table(f"{recipe.value} on {loaded.name}, test data", "task", "metric", value="right")
+    table = table_of(f"{recipe.value} on {loaded.name}, test data", "task", "metric", value="right")
     for task, value in scores.items():
         table.add_row(task, loaded.task(task).metric, f"{value:.3f}")
     out.print(table)
@@ -211,6 +223,7 @@ def heterogeneity(
     suite: SuiteArgument,
     output_dir: OutputDir,
     tasks: Tasks = None,
+    data_dir: DataDir = None,
     share: Annotated[
         float | None,
         typer.Option(
@@ -263,7 +276,7 @@ def heterogeneity(
         }
     )
     with _writes_to(output_dir):
-        loaded = _load_suite(suite, tasks)
+        loaded = load_named_suite(suite, tasks, data_dir)
         from .commands import estimate_suite, is_main_process, measure_suite
 
         if dry_run:
@@ -273,7 +286,7 @@ def heterogeneity(
     if is_main_process():
         for matrix in matrices.values():
             _print_matrix(matrix)
-        _tell(f"Figures: {output_dir / 'heterogeneity' / 'figures'}")
+        tell(f"Figures: {output_dir / 'heterogeneity' / 'figures'}")
 
 
 @app.command()
@@ -343,18 +356,19 @@ def evaluate(
     model: ModelArgument,
     suite: SuiteArgument,
     tasks: Tasks = None,
+    data_dir: DataDir = None,
     split: Annotated[Split, typer.Option(help="Which rows.", rich_help_panel=_DATA)] = Split.test,
 ) -> None:
     """Loss and metric of a saved model on a suite's data.
 
     Example: highmmt evaluate runs/starter/finetuned starter --split validation
     """
-    loaded = _load_suite(suite, tasks)
+    loaded = load_named_suite(suite, tasks, data_dir)
     from .commands import evaluate_folder
 
     values = evaluate_folder(model, loaded, split.value)
     title = f"{model} on {loaded.name}, {split.value} data"
-    table = _table(title, "task", rows="right", loss="right", metric="left", value="right")
+    table = table_of(title, "task", rows="right", loss="right", metric="left", value="right")
     for task, found in values.items():
         metric = loaded.task(task).metric
         table.add_row(task, str(int(found["rows"])), f"{found['loss']:.3f}", metric, f"{found[metric]:.3f}")
@@ -394,7 +408,7 @@ def predict(
         from .commands import predict_file
 
         written, rows = predict_file(model, task, input, output)
-    _tell(f"{rows} predictions: {written}")
+    tell(f"{rows} predictions: {written}")
 
 
 @app.command()
@@ -406,19 +420,20 @@ def report(folder: RunArgument) -> None:
     with _writes_to(folder):
         from .commands import report_folder
 
-        _tell(f"Report: {report_folder(folder)}")
+        tell(f"Report: {report_folder(folder)}")
 
 
 @app.command()
 def inspect(
     suite: SuiteArgument,
     task: Annotated[str | None, typer.Option(help="One task; without it, all.", rich_help_panel=_DATA)] = None,
+    data_dir: DataDir = None,
 ) -> None:
     """What a suite's data looks like: rows, shapes, ranges, missing values, classes.
 
     Example: highmmt inspect starter --task liver
     """
-    loaded = _load_suite(suite, None)
+    loaded = load_named_suite(suite, None, data_dir)
     names = [task] if task else list(loaded.tasks)
     specs = [loaded.task(name) for name in names]
     from .commands import inspect_task
@@ -429,13 +444,13 @@ def inspect(
         area = f" ({spec.area})" if spec.area else ""
         out.print(f"[bold]{name}[/]{escape(area)}: {splits}; metric {spec.metric}", highlight=False, soft_wrap=True)
         if spec.description:
-            _tell(f"  {spec.description}")
+            tell(f"  {spec.description}")
         keys = ("kind", "shape", "range", "missing", "absent")
-        table = _table(None, "modality", "kind", "elements x channels", "range", "missing", "absent")
+        table = table_of(None, "modality", "kind", "elements x channels", "range", "missing", "absent")
         for modality, values in summary["modalities"].items():
             table.add_row(modality, *(values[key] for key in keys))
         out.print(table)
-        _tell(f"  target: {summary['target']}\n")
+        tell(f"  target: {summary['target']}\n")
 
 
 @app.command()
@@ -454,7 +469,7 @@ def convert(
         from .modeling_highmmt.convert_highmmt_original_to_hf import convert_original_checkpoint
 
         model = convert_original_checkpoint(checkpoint, folder)
-    _tell(f"{folder}: {model.num_parameters():,} parameters, tasks {', '.join(model.config.tasks)}.")
+    tell(f"{folder}: {model.num_parameters():,} parameters, tasks {', '.join(model.config.tasks)}.")
 
 
 @app.command()
@@ -481,7 +496,7 @@ def export(
         from .commands import export_folder
 
         written, description = export_folder(model, task, format.value, output)
-    table = _table(f"{written}, task {task}", "name", "type", "shape")
+    table = table_of(f"{written}, task {task}", "name", "type", "shape")
     for entry in (*description["inputs"], *description["outputs"]):
         table.add_row(entry["name"], entry["dtype"], " x ".join(map(str, entry["shape"])))
     out.print(table)
@@ -514,7 +529,7 @@ def push(
     address = push_to_hub(
         folder, repository, private=private, with_code=with_code, revision=revision, commit_message=commit_message
     )
-    _tell(f"{folder} is at {address}")
+    tell(f"{folder} is at {address}")
 
 
 def main() -> None:
@@ -564,7 +579,8 @@ def _say(markup: str) -> None:
     Console(stderr=True).print(markup, highlight=False, soft_wrap=True)
 
 
-def _tell(text: str) -> None:
+def tell(text: str) -> None:
+    """Print a line as it stands."""
     out.print(escape(text), highlight=False, soft_wrap=True)
 
 
@@ -620,11 +636,12 @@ def _prepare_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def _load_suite(name: str, tasks: str | None) -> Any:
+def load_named_suite(name: str, tasks: str | None = None, data_dir: Path | None = None) -> Any:
+    """A suite by name or path, with these of its tasks, once the libraries are told to be quiet."""
     _prepare_libraries()
     from .suites import load_suite
 
-    suite = load_suite(name)
+    suite = load_suite(name, data_dir)
     if tasks is None:
         return suite
     from .analysis import select_tasks
@@ -636,7 +653,7 @@ def _given(changes: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in changes.items() if value is not None}
 
 
-def _table(title: str | None, *texts: str, **columns: Any) -> Table:
+def table_of(title: str | None, *texts: str, **columns: Any) -> Table:
     """An empty table: columns of text, then columns by name with their alignment."""
     table = Table(title=title and escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in texts:
@@ -650,7 +667,7 @@ def _print_comparison(metrics: dict[str, Any], labels: dict[str, str]) -> None:
     methods = {name: metrics["methods"][name] for name in labels if name in metrics["methods"]}
     references = metrics.get("reference", {})
     title = f"Suite {metrics['suite']}, test data; every column had the same gradient steps per task"
-    table = _table(title, "task", "metric", **{labels[name].split(" (")[0]: "right" for name in methods})
+    table = table_of(title, "task", "metric", **{labels[name].split(" (")[0]: "right" for name in methods})
     if references:
         table.add_column("reference", justify="right", style="dim")
     for task, metric in metrics["metric"].items():
@@ -671,12 +688,12 @@ def _score(mean: float, deviation: float | None) -> str:
 def _print_estimates(estimates: dict[str, Any]) -> None:
     for kind, estimate in estimates.items():
         minutes, seconds = divmod(round(estimate.seconds), 60)
-        _tell(
+        tell(
             f"{kind}: {estimate.runs} runs, {estimate.finished} of them finished; about {minutes} min {seconds} s for "
             "the rest with one process"
         )
         for reason in estimate.excluded.values():
-            _tell(f"  without {reason}")
+            tell(f"  without {reason}")
 
 
 def _print_grouping(found: Any) -> None:
@@ -690,8 +707,8 @@ def _print_grouping(found: Any) -> None:
     if numbers:
         from .heterogeneity.clustering import SILHOUETTE_THRESHOLD
 
-        _tell(f"Mean silhouette by number of groups (* taken; below {SILHOUETTE_THRESHOLD}: no structure)")
-        table = _table(None, groups="right", unimodal="right", crossmodal="right")
+        tell(f"Mean silhouette by number of groups (* taken; below {SILHOUETTE_THRESHOLD}: no structure)")
+        table = table_of(None, groups="right", unimodal="right", crossmodal="right")
         taken = {kind: len(set(stability.groups)) for kind, stability in found.stability.items()}
         for number in numbers:
             cells = []
@@ -701,7 +718,7 @@ def _print_grouping(found: Any) -> None:
                 cells.append("" if value is None else f"{value:.3f}{mark}")
             table.add_row(str(number), *cells)
         out.print(table)
-    table = _table(f"Parameter groups, {found.path}", "group", "members", together="right")
+    table = table_of(f"Parameter groups, {found.path}", "group", "members", together="right")
     for kind, letter, members, count in kinds:
         stability = found.stability.get(kind)
         support = dict(zip(stability.nodes, stability.support, strict=True)) if stability else {}
@@ -712,9 +729,9 @@ def _print_grouping(found: Any) -> None:
             table.add_row(f"{letter}{index + 1}", ", ".join(nodes), share)
     out.print(table)
     for kind, stability in found.stability.items():
-        _tell(f"Together, {kind}: {stability.explanation}")
+        tell(f"Together, {kind}: {stability.explanation}")
     if found.figures:
-        _tell(f"Figures: {found.figures}")
+        tell(f"Figures: {found.figures}")
 
 
 def _print_matrix(matrix: Any) -> None:
@@ -724,7 +741,7 @@ def _print_matrix(matrix: Any) -> None:
     if len(matrix.nodes) < 2:
         _say(f"Heterogeneity, {matrix.kind}: fewer than two to compare.")
         return
-    table = _table(f"Heterogeneity, {matrix.kind} (imputed in brackets)", "")
+    table = table_of(f"Heterogeneity, {matrix.kind} (imputed in brackets)", "")
     for index in range(len(matrix.nodes)):
         table.add_column(str(index + 1), justify="right")
     for row, node in enumerate(matrix.nodes):

@@ -143,10 +143,11 @@ def _files_of_builder(source: Mapping[str, Any], where: str) -> list[Path]:
 
 def content_hashes(source: Mapping[str, Any], where: str) -> list[list[Any]]:
     """`[name, size, sha256]` of each local file of a source, in a fixed order."""
-    return [[file.name, file.stat().st_size, _file_sha256(file)] for file in local_files(source, where)]
+    return [[file.name, file.stat().st_size, file_sha256(file)] for file in local_files(source, where)]
 
 
-def _file_sha256(file: Path) -> str:
+def file_sha256(file: Path) -> str:
+    """SHA-256 (hex) of a file."""
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(2**20):
@@ -332,6 +333,7 @@ __all__ = [
     "PACKAGE",
     "check_column",
     "content_hashes",
+    "file_sha256",
     "load_splits",
     "local_files",
     "map_source_paths",

@@ -45,16 +45,15 @@ class VisionTouch(MultiBenchBuilder):
 
     def features(self) -> datasets.Features:
         """Columns and their types."""
-        number = datasets.Value("float32")
         return datasets.Features(
             {
                 "image": array(_SIDE, _SIDE, 3, dtype="uint8"),
                 "depth": array(_SIDE, _SIDE),
                 "force": array(6, _READINGS),
-                "proprio": datasets.List(number, length=8),
-                "action": datasets.List(number, length=4),
+                "proprio": array(1, 8),
+                "action": array(1, 4),
                 "contact": datasets.Value("int8"),
-                "pose": datasets.List(number, length=4),
+                "pose": datasets.List(datasets.Value("float32"), length=4),
                 "run": datasets.Value("string"),
             }
         )
@@ -94,8 +93,8 @@ class VisionTouch(MultiBenchBuilder):
             "image": image.astype(np.uint8),
             "depth": depth,
             "force": np.tanh(parts["ee_forces_continuous"][step][-_READINGS:].astype(np.float32)).T,
-            "proprio": parts["proprio"][step][:8].astype(np.float32),
-            "action": parts["action"][step + 1].astype(np.float32),
+            "proprio": parts["proprio"][step][None, :8].astype(np.float32),
+            "action": parts["action"][step + 1][None].astype(np.float32),
             "contact": int(parts["contact"][step + 1].sum() > 0),
             "pose": parts["proprio"][step + 1][:4].astype(np.float32),
         }

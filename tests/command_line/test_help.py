@@ -23,7 +23,9 @@ COMMANDS = (
     "convert",
     "export",
     "push",
+    "suite",
 )
+SUITE_COMMANDS = ("prepare", "twins")
 HEAVY = {"torch", "transformers", "datasets", "numpy", "sklearn", "scipy", "matplotlib", "huggingface_hub"}
 
 
@@ -37,17 +39,23 @@ def test_help_lists_every_command(tiny: ModuleType, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out == said
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS[:-1], *(f"suite {command}" for command in SUITE_COMMANDS)])
 def test_help_of_a_command_has_an_example_and_says_what_every_option_is_for(
     tiny: ModuleType, command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    assert tiny.highmmt(command, "--help") == 0
+    assert tiny.highmmt(*command.split(), "--help") == 0
     said = capsys.readouterr().out
     assert f"Example: highmmt {command} " in said
     for line in said.splitlines():
         if line.startswith("│") and "--" in line.split("  ")[0]:
             assert len(line.strip("│ ").split("  ")[-1]) > 10, line
+
+
+def test_help_of_suite_lists_its_commands(tiny: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny.highmmt("suite", "--help") == 0
+    said = capsys.readouterr().out
+    assert all(f" {command} " in said for command in SUITE_COMMANDS)
 
 
 def test_help_of_the_main_job_is_grouped(
@@ -64,7 +72,7 @@ def test_version(tiny: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"highmmt {importlib.metadata.version('highmmt')}\n"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"], ["rnu"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["suite", "--help"], ["--version"], ["rnu"]])
 def test_help_and_typing_errors_load_no_heavy_library(arguments: list[str], tmp_path: Path) -> None:
     # `sys.argv[0]` is what tells the package that it is run as a command.
     code = (

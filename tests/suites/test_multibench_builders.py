@@ -55,7 +55,7 @@ def copied(twins: Path, folder: str, to: Path) -> Path:
         ),
         (
             "vision_touch",
-            {"image": (128, 128, 3), "depth": (128, 128), "force": (6, 32), "proprio": (8,), "action": (4,)},
+            {"image": (128, 128, 3), "depth": (128, 128), "force": (6, 32), "proprio": (1, 8), "action": (1, 4)},
             (144, 48, 48),
         ),
         ("cifar_esc", {"image": (32, 32, 3), "audio": (112, 112)}, (102, 34, 68)),
@@ -451,14 +451,14 @@ def test_vision_touch_pairs_each_step_with_what_follows(tmp_path: Path) -> None:
     assert len(found) == 48
     assert [step for step, row in enumerate(found) if row["contact"]] == [9]
     row = found[30]
-    assert row["image"][5, 5, 0] == 30 and row["proprio"][0] == 30
-    assert row["action"][0] == 31 and row["pose"].tolist() == [31] * 4
+    assert row["image"][5, 5, 0] == 30 and row["proprio"][0, 0] == 30
+    assert row["action"][0, 0] == 31 and row["pose"].tolist() == [31] * 4
     np.testing.assert_allclose(row["force"][2], np.tanh(np.arange(18, 50) / 50), rtol=1e-6)
     assert found[0]["depth"].max() == 0 and found[41]["depth"].max() == 0  # 2.05 m
     assert found[39]["depth"].min() == np.float32(1.95)
     faithful = rows("vision_touch", tmp_path, "test", faithful_to_public_code=True)
     assert len(faithful) == 49 and faithful[41]["depth"].min() == np.float32(2.05)
-    assert faithful[48]["proprio"][0] in range(48)
+    assert faithful[48]["proprio"][0, 0] in range(48)
 
 
 def test_no_run_of_vision_touch_is_in_two_splits_and_the_public_code_tests_on_validation(tmp_path: Path) -> None:

@@ -350,8 +350,8 @@ def test_aliases_in_yaml_share_nothing_afterwards(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("startr", ValueError, "There is no suite 'startr'; did you mean 'starter'? Suites of this package: starter"),
-        ("nothing.yaml", FileNotFoundError, "nothing.yaml: no such file. Suites of this package: starter"),
+        ("startr", ValueError, "There is no suite 'startr'; did you mean 'starter'? Suites of this package: multibench-large, "),
+        ("nothing.yaml", FileNotFoundError, "nothing.yaml: no such file. Suites of this package: multibench-large, "),
         ("folder/nothing", FileNotFoundError, "no such file"),
         (".", FileNotFoundError, "a folder without suite.yaml"),
     ],

@@ -1,0 +1,75 @@
+"""`highmmt suite`: what comes before the first run on a suite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+suite_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Before the first run: see which data files are there, try a suite on synthetic ones.",
+)
+
+
+@suite_app.command()
+def prepare(
+    suite: Annotated[
+        str, typer.Argument(help="Suite of this package (multibench-large, ...) or path of a suite's YAML file.")
+    ],
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder with data that the suite does not carry.", show_default=False)
+    ] = None,
+) -> None:
+    """Which data files of a suite are there, and what is missing.
+
+    Lists every file with its size and SHA-256 (of many files: of all their hashes), and for what is missing where its
+    owners say to get it. Ends with 1 where something is missing.
+
+    Example: highmmt suite prepare multibench-large --data-dir data/multibench
+    """
+    from .cli import load_named_suite, out, table_of, tell
+    from .suites.prepare import prepare_suite
+
+    loaded = load_named_suite(suite)
+    found = prepare_suite(loaded, data_dir)
+    table = table_of(f"Data of {loaded.name}", "task", "files", "found", size="right", sha256="left")
+    for entry in found:
+        table.add_row(entry.task, entry.pattern, entry.found, entry.size_text, entry.sha256[:16])
+    out.print(table)
+    missing: dict[tuple[str, str], list[str]] = {}
+    for entry in found:
+        if not entry.count:
+            missing.setdefault((entry.task, entry.source), []).append(entry.pattern)
+    for (task, source), patterns in missing.items():
+        tell(f"Missing for {task}: {', '.join(patterns)}\n  from {source}.")
+    if missing:
+        raise typer.Exit(1)
+    tell("All files are there.")
+
+
+@suite_app.command()
+def twins(
+    folder: Annotated[Path, typer.Argument(help="Data folder, made if need be.")],
+    data: Annotated[
+        str | None, typer.Option(help="Only these data sets, separated by commas: mimic,avmnist. Default: all eight.")
+    ] = None,
+    scale: Annotated[int, typer.Option(min=1, help="How many times as many rows; 1 is about a hundred each.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of all numbers; the same seed gives the same files.")] = 0,
+) -> None:
+    """Synthetic twins of the MultiBench files: same formats and shapes, few rows, something to learn.
+
+    They hold nothing of the real data; with them every suite can be tried before the real files are there.
+
+    Example: highmmt suite twins data/twins
+
+    Then: highmmt run multibench-large --data-dir data/twins --quick --output-dir runs/twins
+    """
+    from .cli import tell
+    from .suites.multibench.twins import write_twins
+
+    names = None if data is None else [name.strip() for name in data.split(",") if name.strip()]
+    for name, written in write_twins(folder, names, scale=scale, seed=seed).items():
+        tell(f"{name}: {written}")

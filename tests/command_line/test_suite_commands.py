@@ -1,0 +1,78 @@
+"""`highmmt suite`: twins and the list of data files, and the paper's large suite from files to a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from highmmt import load_suite
+
+
+def test_twins_are_written_and_prepare_finds_them(
+    tiny: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tiny.highmmt("suite", "twins", tmp_path, "--data", "mimic, avmnist") == 0
+    assert capsys.readouterr().out == f"mimic: {tmp_path / 'mimic'}\navmnist: {tmp_path / 'avmnist'}\n"
+    assert tiny.highmmt("suite", "prepare", "multibench-large", "--data-dir", tmp_path) == 1
+    said = capsys.readouterr().out
+    assert said.count("1 file ") == 7 and said.count(" missing ") == 2
+    assert "Missing for mosei: mosei_senti_data.pkl\n  from the folder 'mosei' on the Google Drive" in said
+    assert tiny.highmmt("suite", "twins", tmp_path, "--data", "mosei,urfunny") == 0
+    assert tiny.highmmt("suite", "prepare", "multibench-large", "--data-dir", tmp_path) == 0
+    assert capsys.readouterr().out.endswith("All files are there.\n")
+
+
+def test_scale_and_seed_of_twins_matter(tiny: ModuleType, tmp_path: Path) -> None:
+    for name, options in (("a", []), ("b", ["--seed", "1"]), ("c", ["--scale", "2"])):
+        assert tiny.highmmt("suite", "twins", tmp_path / name, "--data", "mimic", *options) == 0
+    a, b, c = ((tmp_path / name / "mimic" / "im.pk").read_bytes() for name in "abc")
+    assert a != b and len(c) > len(b)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["suite", "twins", "here", "--data", "mimik"], "There is no data set 'mimik'; did you mean 'mimic'?"),
+        (["suite", "prepare", "multibench-huge"], "There is no suite 'multibench-huge'; did you mean"),
+        (["suite", "prepare", "multibench-large"], "say where they are with --data-dir DIR"),
+        (["suite", "prepere"], "No such command 'prepere'"),
+        (["inspect", "multibench-large"], "say where they are with --data-dir"),
+        (["inspect", "starter", "--data-dir", "."], "no task reads from a data folder"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(
+    tiny: ModuleType, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tiny.highmmt(*arguments) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.startswith("Error: ") and said.count("\n") == 1
+
+
+def test_inspect_shows_a_suite_whose_data_lies_elsewhere(
+    tiny: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny.highmmt("suite", "twins", tmp_path, "--data", "mimic")
+    capsys.readouterr()
+    assert tiny.highmmt("inspect", "multibench-large", "--task", "mimic", "--data-dir", tmp_path) == 0
+    said = capsys.readouterr().out
+    assert "mimic (health): train 96, validation 12, test 12" in said and "24 x 12 x 2" in said
+
+
+@pytest.mark.slow
+def test_the_large_suite_runs_from_raw_files_to_a_report_and_predictions(tiny: ModuleType, tmp_path: Path) -> None:
+    names = "mimic,avmnist,mosei,urfunny"
+    assert tiny.highmmt("suite", "twins", tmp_path / "data", "--data", names) == 0
+    run = tmp_path / "run"
+    command = ["run", "multibench-large", "--data-dir", tmp_path / "data", "--quick", "--output-dir", run]
+    assert tiny.highmmt(*command) == 0
+    for name in ("heterogeneity/unimodal.json", "heterogeneity/interaction.json", "parameter_groups.json"):
+        assert (run / name).is_file()
+    assert (run / "report.html").is_file() and (run / "metrics.json").is_file()
+    suite = load_suite(run)
+    assert suite.tasks["mosei"].source["data_dir"] == str(tmp_path / "data")
+    suite.load("urfunny")["test"].to_parquet(tmp_path / "rows.parquet")
+    predict = ["predict", run / "finetuned", "--task", "urfunny", "--input", tmp_path / "rows.parquet"]
+    assert tiny.highmmt(*predict, "--output", tmp_path / "said.csv") == 0
+    assert (tmp_path / "said.csv").read_text(encoding="utf-8").count("\n") == 25
