@@ -404,7 +404,7 @@ def predict(
     Example: highmmt predict runs/starter/finetuned --task digits --input rows.parquet --output digits.csv
     """
     with _writes_to(output.parent if output else Path()):
-        _prepare_libraries()
+        prepare_libraries()
         from .commands import predict_file
 
         written, rows = predict_file(model, task, input, output)
@@ -465,7 +465,7 @@ def convert(
     Example: highmmt convert fhundricmic30.pt models/authors
     """
     with _writes_to(folder):
-        _prepare_libraries()
+        prepare_libraries()
         from .modeling_highmmt.convert_highmmt_original_to_hf import convert_original_checkpoint
 
         model = convert_original_checkpoint(checkpoint, folder)
@@ -492,7 +492,7 @@ def export(
     Example: highmmt export runs/starter/finetuned --task digits --format onnx --output digits.onnx
     """
     with _writes_to(output.parent if output else Path()):
-        _prepare_libraries()
+        prepare_libraries()
         from .commands import export_folder
 
         written, description = export_folder(model, task, format.value, output)
@@ -520,7 +520,7 @@ def push(
 
     Example: highmmt push runs/starter/finetuned my-org/highmmt-starter --private
     """
-    _prepare_libraries()
+    prepare_libraries()
     from huggingface_hub.utils import disable_progress_bars
 
     from .hub import push_to_hub
@@ -624,7 +624,7 @@ def _full_disk(folder: Path) -> str:
     )
 
 
-def _prepare_libraries() -> None:
+def prepare_libraries() -> None:
     """Register the Auto classes, and keep the libraries' own progress bars off: ours say what happens."""
     import datasets
     import transformers
@@ -638,7 +638,7 @@ def _prepare_libraries() -> None:
 
 def load_named_suite(name: str, tasks: str | None = None, data_dir: Path | None = None) -> Any:
     """A suite by name or path, with these of its tasks, once the libraries are told to be quiet."""
-    _prepare_libraries()
+    prepare_libraries()
     from .suites import load_suite
 
     suite = load_suite(name, data_dir)

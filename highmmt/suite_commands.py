@@ -73,3 +73,63 @@ def twins(
     names = None if data is None else [name.strip() for name in data.split(",") if name.strip()]
     for name, written in write_twins(folder, names, scale=scale, seed=seed).items():
         tell(f"{name}: {written}")
+
+
+@suite_app.command()
+def init(
+    file: Annotated[Path, typer.Argument(help="YAML file to write.")],
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            help="Parquet, CSV or JSON file, a folder of them or of pictures, or a data set of the Hub (owner/name).",
+            show_default=False,
+        ),
+    ],
+    target: Annotated[
+        str | None, typer.Option(help="Column to predict. Default: one called label, target or the like.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+) -> None:
+    """A first version of a suite file, from the columns of some data.
+
+    Numbers become a table, lists series, spectra or pictures by their shape, longer texts text. What is guessed or
+    left out stands there as a comment.
+
+    Example: highmmt suite init my_suite.yaml --from patients.parquet --target outcome
+    """
+    from .cli import load_named_suite, prepare_libraries, tell
+    from .configuration.files import write_text
+    from .suites.first_version import first_version
+
+    if file.exists() and not force:
+        raise ValueError(f"{file} is there already; replace it with --force.")
+    prepare_libraries()
+    write_text(file, first_version(source, file, target))
+    suite = load_named_suite(str(file))
+    tell(f"{file}: {', '.join(suite.modality_task_pairs())}\nLook at it, then: highmmt inspect {file}")
+
+
+@suite_app.command()
+def schema(
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write. Default: print it.", show_default=False)
+    ] = None,
+) -> None:
+    """The JSON schema of suite files, with which editors check and complete them.
+
+    Example: highmmt suite schema --output suite.schema.json
+
+    Then, as the first line of a suite: # yaml-language-server: $schema=suite.schema.json
+    """
+    import json
+
+    from .cli import tell
+    from .configuration.files import write_json
+    from .suites.json_schema import suite_json_schema
+
+    if output is None:
+        typer.echo(json.dumps(suite_json_schema(), indent=2))
+    else:
+        write_json(output, suite_json_schema())
+        tell(str(output))

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from .builders import build_rows, builder_files
@@ -203,6 +204,25 @@ def load_splits(source: Mapping[str, Any], splits: Mapping[str, Any], where: str
     """
     import datasets
 
+    return datasets.DatasetDict(_three_splits(read_source(source, where, splits), splits, where))
+
+
+def read_source(
+    source: Mapping[str, Any], where: str, splits: Mapping[str, Any] = MappingProxyType({})
+) -> DatasetDict:
+    """All rows of a source, in the splits it has itself; one without splits is all train.
+
+    Args:
+        source: as for `load_splits`.
+        where: start of every error.
+        splits: what the source's splits are wanted for, for errors.
+
+    Raises:
+        FileNotFoundError: a data file, folder or Hub dataset is not there.
+        ValueError: data that cannot be read.
+    """
+    import datasets
+
     files = local_files(source, where)
     if "saved" not in source:
         for file in files:
@@ -215,7 +235,7 @@ def load_splits(source: Mapping[str, Any], splits: Mapping[str, Any], where: str
         loaded = datasets.DatasetDict({"train": loaded})
     if not isinstance(loaded, datasets.DatasetDict):
         raise ValueError(f"{where}: the source gives no table of rows but {type(loaded).__name__}.")
-    return datasets.DatasetDict(_three_splits(loaded, splits, where))
+    return loaded
 
 
 def _load(source: Mapping[str, Any], files: list[Path], splits: Mapping[str, Any], where: str) -> Any:
@@ -239,7 +259,7 @@ def _load(source: Mapping[str, Any], files: list[Path], splits: Mapping[str, Any
         raise FileNotFoundError(f"{where}: {_reason(error)}") from error
     except (datasets.exceptions.DatasetsError, OSError, ValueError, TypeError, KeyError) as error:
         if empty := re.search(r'Instruction "([^"]+)" corresponds to no data', str(error)):
-            split = next((split for split in SPLITS if splits[split] == empty[1]), empty[1])
+            split = next((split for split in SPLITS if splits.get(split) == empty[1]), empty[1])
             raise ValueError(f"{where}: the {split} split (split {empty[1]!r} of the source) has no rows.") from error
         broken = _unreadable_file(source, files)
         if broken is not None:
@@ -339,6 +359,7 @@ __all__ = [
     "map_source_paths",
     "parquet_columns",
     "portable_path",
+    "read_source",
     "resolve_path",
     "sha256_of",
 ]

@@ -83,7 +83,7 @@ _REFUSED_SOURCE_KEYS = {
     "token": "log in with `hf auth login`; a suite file is no place for a secret",
 }
 # Settings of `HighMMTConfig` that follow from the suite or from what is later done to its model.
-_NOT_SIZES = {"modalities", "tasks", "parameter_groups", "group_modalities", "group_adapter_rank"}
+NOT_SIZES = {"modalities", "tasks", "parameter_groups", "group_modalities", "group_adapter_rank"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -126,7 +126,7 @@ def _model(document: Document, values: Any) -> dict[str, Any]:
     own = {field.name for field in fields(HighMMTConfig)} - {field.name for field in fields(PreTrainedConfig)}
     if values == {}:
         return {}
-    document.check_keys(("model",), values, sorted(own - _NOT_SIZES))
+    document.check_keys(("model",), values, sorted(own - NOT_SIZES))
     try:
         HighMMTConfig(**values)
     except (ValueError, StrictDataclassError) as error:

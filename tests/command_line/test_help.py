@@ -25,7 +25,7 @@ COMMANDS = (
     "push",
     "suite",
 )
-SUITE_COMMANDS = ("prepare", "twins")
+SUITE_COMMANDS = ("prepare", "twins", "init", "schema")
 HEAVY = {"torch", "transformers", "datasets", "numpy", "sklearn", "scipy", "matplotlib", "huggingface_hub"}
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 from pathlib import Path
 from types import ModuleType
 
+import datasets
 import pytest
 
 from highmmt import load_suite
@@ -76,3 +80,50 @@ def test_the_large_suite_runs_from_raw_files_to_a_report_and_predictions(tiny: M
     predict = ["predict", run / "finetuned", "--task", "urfunny", "--input", tmp_path / "rows.parquet"]
     assert tiny.highmmt(*predict, "--output", tmp_path / "said.csv") == 0
     assert (tmp_path / "said.csv").read_text(encoding="utf-8").count("\n") == 25
+
+
+def test_init_writes_a_suite_and_replaces_none(
+    tiny: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    datasets.Dataset.from_dict({"age": [1.0] * 20, "kind": ["a", "b"] * 10}).to_parquet(tmp_path / "rows.parquet")
+    file = tmp_path / "my.yaml"
+    command = ["suite", "init", file, "--from", tmp_path / "rows.parquet"]
+    assert tiny.highmmt(*command) == 0
+    assert f"{file}: my/table\nLook at it, then: highmmt inspect {file}\n" in capsys.readouterr().out
+    before = file.read_text(encoding="utf-8")
+    assert tiny.highmmt(*command, "--target", "age") == 2
+    assert "is there already; replace it with --force" in capsys.readouterr().err
+    assert file.read_text(encoding="utf-8") == before
+    assert tiny.highmmt(*command, "--target", "age", "--force") == 2  # nothing else to predict it from
+    assert file.read_text(encoding="utf-8") == before
+    assert tiny.highmmt("inspect", file) == 0
+
+
+def test_the_schema_is_printed_or_written(
+    tiny: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tiny.highmmt("suite", "schema") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert tiny.highmmt("suite", "schema", "--output", tmp_path / "suite.schema.json") == 0
+    assert json.loads((tmp_path / "suite.schema.json").read_text(encoding="utf-8")) == printed
+    assert printed["title"] == "Suite of HighMMT"
+
+
+@pytest.mark.slow
+def test_the_page_goes_from_files_to_predictions(
+    tiny: ModuleType, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (root / "docs" / "suites.md").read_text(encoding="utf-8").split("## Your own data")[1].split("\n## ")[0]
+    code = re.search(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    exec(compile(code[1], "docs/suites.md", "exec"), {})
+    lines = [line.removeprefix("$ highmmt ") for line in page.splitlines() if line.startswith("$ highmmt ")]
+    commands = [shlex.split(line, comments=True) for line in lines]
+    assert [" ".join(words[:2]) if words[0] == "suite" else words[0] for words in commands] == [
+        "suite init", "inspect", "run", "predict"
+    ]  # fmt: skip
+    for words in commands:
+        assert tiny.highmmt(*words, *(["--quick"] if words[0] == "run" else [])) == 0, words
+    said = (tmp_path / "said.csv").read_text(encoding="utf-8").splitlines()
+    assert len(said) == 21 and said[0].startswith('"row","label","score"')
+    assert len(load_suite(tmp_path / "my_suite.yaml").modalities) == 3

@@ -9,6 +9,7 @@ import pytest
 
 from highmmt.configuration import HighMMTConfig
 from highmmt.suites import load_suite
+from highmmt.suites.first_version import first_version
 from highmmt.suites.schema import METRICS, SUITE_KEYS, TASK_KEYS
 
 
@@ -25,9 +26,11 @@ def test_the_example_with_ones_own_data_runs(page: str, tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     make_data = next(block for block in blocks(page, "python") if "to_parquet" in block)
     exec(compile(make_data, "docs/suites.md", "exec"), {})
-    (tmp_path / "my_suite.yaml").write_text(blocks(page, "yaml")[0], encoding="utf-8")
+    first = first_version("patients.parquet", Path("my_suite.yaml"))
+    assert first == blocks(page, "yaml")[0]
+    (tmp_path / "my_suite.yaml").write_text(first, encoding="utf-8")
     suite = load_suite("my_suite.yaml")
-    rows = suite.load("illness")
+    rows = suite.load("my")
     assert {split: len(data) for split, data in rows.items()} == {"train": 200, "validation": 50, "test": 50}
     assert not set(rows["train"]["hospital"]) & set(rows["test"]["hospital"])
     processor = suite.build_processor()
