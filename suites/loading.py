@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import glob
 import hashlib
 import json
@@ -148,7 +149,13 @@ def content_hashes(source: Mapping[str, Any], where: str) -> list[list[Any]]:
 
 
 def file_sha256(file: Path) -> str:
-    """SHA-256 (hex) of a file."""
+    """SHA-256 (hex) of a file; read once by a process, as long as size and time of change stay."""
+    state = file.stat()
+    return _sha256_of_file(file, state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=10_000)
+def _sha256_of_file(file: Path, size: int, changed: int) -> str:
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(2**20):

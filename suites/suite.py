@@ -213,6 +213,24 @@ class Suite:
             raise ValueError(f"Suite {self.name!r}: no task reads from a data folder that is still to be named.")
         return dataclasses.replace(self, tasks={**self.tasks, **tasks})
 
+    def faithful_to_public_code(self) -> Suite:
+        """The suite with the quirks of the authors' public code in all tasks whose builder knows some.
+
+        Raises:
+            ValueError: no task has such a builder.
+        """
+        from .builders import builder_options
+
+        option = "faithful_to_public_code"
+        tasks = {
+            name: dataclasses.replace(task, source={**task.source, option: True})
+            for name, task in self.tasks.items()
+            if "builder" in task.source and option in builder_options(task.source["builder"])
+        }
+        if not tasks:
+            raise ValueError(f"Suite {self.name!r}: no task reads data with a quirk of the authors' public code.")
+        return dataclasses.replace(self, tasks={**self.tasks, **tasks})
+
     def load(self, task: str) -> DatasetDict:
         """The raw rows of a task: a `DatasetDict` with the splits train, validation and test.
 

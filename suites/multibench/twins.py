@@ -92,8 +92,8 @@ def _affect(name: str, file: str, steps: dict[str, int]) -> Callable[[Path, np.r
                 values = random.normal(size=(count, steps[key], width)) + 0.5 * score[:, None, None] * directions[key]
                 values[np.arange(steps[key])[None, :] < steps[key] - real[:, None]] = 0.0
                 part[key] = values.astype(np.float32)
-            part["audio"][0, -1, 0] = -np.inf
             if name == "mosei":
+                part["audio"][0, -1, 0] = -np.inf
                 part["text"][1] = 0.0  # a row without words
                 part["labels"] = score.reshape(count, 1, 1)
             else:

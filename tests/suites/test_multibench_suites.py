@@ -209,6 +209,28 @@ def test_a_run_of_a_named_suite_can_be_repeated_from_its_own_file(twins: Path, t
     assert again.tasks["mimic"].source["data_dir"] == str(twins)
 
 
+def test_a_suite_can_be_had_with_the_quirks_of_the_public_code(twins: Path) -> None:
+    plain = load_suite("multibench-large", data_dir=twins)
+    faithful = plain.faithful_to_public_code()
+    assert len(faithful.load("urfunny")["train"]) == 5 * len(plain.load("urfunny")["train"])
+    assert faithful.load("mosei")["train"].with_format("numpy")[0]["vision"].shape == (50, 35)
+    assert faithful.fingerprint != plain.fingerprint
+    config = build_config(faithful, faithful.build_processor())
+    assert config.d_all == 387 and config.modalities["table"].num_channels == 2
+    with pytest.raises(ValueError, match="no task reads data with a quirk"):
+        load_suite("starter").faithful_to_public_code()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_models_read_the_public_codes_rows_as_well(configs: dict[str, HighMMTConfig], twins: Path, name: str) -> None:
+    faithful = load_suite(f"multibench-{name}", data_dir=twins).faithful_to_public_code()
+    processor = faithful.build_processor()
+    assert build_config(faithful, processor).d_all == configs[name].d_all
+    if name == "retrieval":  # overlapping windows
+        assert processor.shape("cifar_esc", "audio").axes == (25, 25)
+        assert processor.shape("avmnist", "audio").axes == (7, 7)
+
+
 # --- Which files are there -------------------------------------------------------------------------------------------
 
 

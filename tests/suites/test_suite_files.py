@@ -350,7 +350,11 @@ def test_aliases_in_yaml_share_nothing_afterwards(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("startr", ValueError, "There is no suite 'startr'; did you mean 'starter'? Suites of this package: multibench-large, "),
+        (
+            "startr",
+            ValueError,
+            "There is no suite 'startr'; did you mean 'starter'? Suites of this package: multibench-large, ",
+        ),
         ("nothing.yaml", FileNotFoundError, "nothing.yaml: no such file. Suites of this package: multibench-large, "),
         ("folder/nothing", FileNotFoundError, "no such file"),
         (".", FileNotFoundError, "a folder without suite.yaml"),
