@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -231,3 +232,15 @@ def test_another_seed_divides_otherwise() -> None:
 def test_equal_groups_fill_the_fractions_exactly() -> None:
     parts = split_rows(100, {"validation": 0.2, "test": 0.3}, 7, [row // 10 for row in range(100)])
     assert {name: len(part) for name, part in parts.items()} == {"validation": 20, "test": 30, "train": 50}
+
+
+def test_the_hash_of_a_file_follows_its_content(tmp_path: Path) -> None:
+    from highmmt.suites.loading import file_sha256
+
+    path = tmp_path / "rows.bin"
+    path.write_bytes(b"abc")
+    before = file_sha256(path)
+    assert before == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # published for "abc"
+    path.write_bytes(b"abd")
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    assert file_sha256(path) != before
