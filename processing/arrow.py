@@ -5,14 +5,12 @@ Other modules of this room import it where a function meets a column, so that ra
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from io import BytesIO
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image, UnidentifiedImageError
 
 from .rows import Rows, Source
 from .serializers import Elements, ElementShape
@@ -96,16 +94,13 @@ def numbers_of_column(column: pa.ChunkedArray | pa.Array, source: Source) -> np.
     return _numbers(array, source, 0).astype(np.float64)
 
 
-def images_of_column(column: pa.ChunkedArray | pa.Array, source: Source) -> Any:
-    """PIL images, None where absent, of a `datasets.Image` column; any other column as it is.
-
-    Raises:
-        ValueError: an entry is no image; the message names the row.
-    """
+def objects_of_column(column: pa.ChunkedArray | pa.Array) -> Any:
+    """Python values of a column of files, texts or structures, or of lists of them; any other column as it is."""
     array = plain_array(column)
-    if not pa.types.is_struct(array.type):
-        return array
-    return [_decoded(item, source, row) for row, item in enumerate(array.to_pylist())]
+    kind = array.type
+    while is_list(kind):
+        kind = kind.value_type
+    return array.to_pylist() if _is_object(kind) else array
 
 
 def elements_to_arrow(elements: Elements, shape: ElementShape) -> pa.ListArray:
@@ -174,15 +169,6 @@ def _numbers(array: pa.Array, source: Source, row: int) -> np.ndarray:
     return array.to_numpy(zero_copy_only=False)  # nulls become NaN
 
 
-def _decoded(item: Mapping[str, Any] | None, source: Source, row: int) -> Any:
-    """The PIL image in a `datasets.Image` entry (encoded bytes or a path)."""
-    if item is None:
-        return None
-    if set(item) != {"bytes", "path"}:
-        raise source.error(f"found a structure of {', '.join(item)}, expected an image.", row)
-    try:
-        image = Image.open(BytesIO(item["bytes"]) if item["bytes"] is not None else item["path"])
-        image.load()
-    except (OSError, UnidentifiedImageError) as error:
-        raise source.error(f"the image cannot be read: {error}.", row) from error
-    return image
+def _is_object(kind: pa.DataType) -> bool:
+    binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+    return pa.types.is_struct(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind) or binary

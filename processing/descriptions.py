@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..configuration.configuration_highmmt import ModalityConfig
-from .sequences import TextSerializer, build_serializer
+from .kinds import build_serializer
+from .sequences import TextSerializer
 from .serializers import Serializer
 from .targets import Target
 

@@ -167,7 +167,10 @@ class HighMMTProcessor(ProcessorMixin):
         if label is None and target.column in samples and target.column not in (*entries, *self._raw_columns(task)):
             label = samples.pop(target.column)
         ndims = {name: self._serializer(task, name).sample_ndim(self._fitted(task, name)) for name in entries}
-        columns, single = arrange_samples(task, entries, ndims, samples)
+        object_ndims = {
+            name: partial(self._serializer(task, name).object_ndim, self._fitted(task, name)) for name in entries
+        }
+        columns, single = arrange_samples(task, entries, ndims, object_ndims, samples)
         inputs: dict[str, Tensor] = {}
         masks: dict[str, Tensor] = {}
         for modality, values in columns.items():

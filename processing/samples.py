@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+# The axes of an object that is no number, list or array, given whether it stands in a list.
+ObjectNdim = Callable[[Any, bool], int]
+
 
 def arrange_samples(
-    task: str, entries: Mapping[str, Mapping[str, Any]], ndims: Mapping[str, int], samples: Mapping[str, Any]
+    task: str,
+    entries: Mapping[str, Mapping[str, Any]],
+    ndims: Mapping[str, int],
+    object_ndims: Mapping[str, ObjectNdim],
+    samples: Mapping[str, Any],
 ) -> tuple[dict[str, Any], bool]:
     """Keyword arguments as one list of samples for each of the task's modalities.
 
@@ -17,6 +25,7 @@ def arrange_samples(
         task: name of the task.
         entries: modality to its `column` or `columns`.
         ndims: modality to the axes of one raw sample.
+        object_ndims: modality to the axes that a text, bytes, a mapping or a picture counts as.
         samples: what the caller gave, by modality or raw column.
 
     Returns:
@@ -43,7 +52,7 @@ def arrange_samples(
     if given:
         known = ", ".join(entries)
         raise ValueError(f"Task {task!r}: unknown argument {next(iter(given))!r}; its modalities are {known}.")
-    single = _is_single(task, values, ndims)
+    single = _is_single(task, values, ndims, object_ndims)
     if single:
         return {modality: [value] for modality, value in values.items()}, True
     counts = {modality: len(value) for modality, value in values.items() if value is not None}
@@ -65,10 +74,12 @@ def _side_by_side(task: str, modality: str, columns: Sequence[str], given: Mappi
     return [list(row) for row in zip(*parts, strict=True)]
 
 
-def _is_single(task: str, values: Mapping[str, Any], ndims: Mapping[str, int]) -> bool:
+def _is_single(
+    task: str, values: Mapping[str, Any], ndims: Mapping[str, int], object_ndims: Mapping[str, ObjectNdim]
+) -> bool:
     votes: dict[bool, str] = {}
     for modality, value in values.items():
-        depth = _depth(value)
+        depth = _depth(value, object_ndims[modality])
         if depth is None:
             continue
         if depth not in (ndims[modality], ndims[modality] + 1):
@@ -84,16 +95,16 @@ def _is_single(task: str, values: Mapping[str, Any], ndims: Mapping[str, int]) -
     return votes.popitem()[0] if votes else True
 
 
-def _depth(value: Any) -> int | None:
-    """Axes of nested lists, arrays or PIL images; None where no number or text is found to tell."""
+def _depth(value: Any, object_ndim: ObjectNdim, nested: bool = False) -> int | None:
+    """Axes of nested lists, arrays or objects; None where nothing is found to tell."""
     if value is None:
         return None
     if isinstance(value, (list, tuple)):
-        found = [depth for depth in map(_depth, value) if depth is not None]
+        found = [depth for depth in (_depth(item, object_ndim, True) for item in value) if depth is not None]
         numbers = any(not isinstance(item, (list, tuple)) and item is not None for item in value)
         if not found:
             return None
         return 1 + (0 if numbers and 0 in found else max(found))
-    if hasattr(value, "convert"):  # PIL
-        return 2 if len(value.getbands()) == 1 else 3
-    return int(np.ndim(value)) if not isinstance(value, str) else 0
+    if isinstance(value, (str, bytes, os.PathLike, Mapping)) or hasattr(value, "convert"):
+        return object_ndim(value, nested)
+    return int(np.ndim(value))

@@ -15,10 +15,8 @@ from .serializers import (
     Elements,
     ElementShape,
     FlaggedSerializer,
-    ImageSerializer,
     Serializer,
     Statistics,
-    TableSerializer,
     check_choice,
     check_whole,
     group_steps,
@@ -298,44 +296,3 @@ class TextSerializer(Serializer):
                 "the processor has no tokenizer yet; first call fit_tokenizer with the training splits."
             )
         return self.tokenizer
-
-
-SERIALIZERS: dict[str, type[Serializer]] = {
-    serializer.kind: serializer
-    for serializer in (
-        ImageSerializer,
-        SpectrumSerializer,
-        TableSerializer,
-        TimeSeriesSerializer,
-        SetSerializer,
-        TextSerializer,
-    )
-}
-
-
-def option_names(kind: str) -> list[str]:
-    """The options of a kind, in alphabetical order."""
-    return sorted(field.name for field in dataclasses.fields(SERIALIZERS[kind]) if field.name != "tokenizer")
-
-
-def build_serializer(kind: Any, options: dict[str, Any], owner: str) -> Serializer:
-    """The serializer of a kind with its options checked.
-
-    Args:
-        kind: one of `SERIALIZERS`.
-        options: option name to value.
-        owner: what errors begin with, such as `Modality 'image'`.
-
-    Raises:
-        ValueError: an unknown kind, an unknown option or an impossible value.
-    """
-    if not isinstance(kind, str) or kind not in SERIALIZERS:
-        raise ValueError(f"{owner}: unknown kind {kind!r}; kinds are {', '.join(SERIALIZERS)}.")
-    allowed = option_names(kind)
-    for name in options:
-        if name not in allowed:
-            raise ValueError(f"{owner}: kind {kind!r} has no option {name!r}; its options are {', '.join(allowed)}.")
-    try:
-        return SERIALIZERS[kind](**options)
-    except ValueError as error:
-        raise ValueError(f"{owner}: {error}") from error

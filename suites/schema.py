@@ -13,8 +13,8 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from ..configuration import HighMMTConfig, ModalityConfig
+from ..processing.kinds import SERIALIZERS, build_serializer, option_names
 from ..processing.processing_highmmt import MODEL_OPTIONS, RESERVED_NAMES
-from ..processing.sequences import SERIALIZERS, build_serializer, option_names
 from .builders import builder_names, builder_options, check_options
 from .lines import Document, KeyPath, did_you_mean
 from .splits import SPLITS

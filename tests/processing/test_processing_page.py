@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from highmmt.processing.descriptions import MODEL_OPTIONS, RESERVED_NAMES
-from highmmt.processing.sequences import SERIALIZERS, option_names
+from highmmt.processing.kinds import SERIALIZERS, option_names
 
 
 @pytest.fixture
@@ -92,6 +92,7 @@ def test_the_default_scale_of_each_kind_is_as_described(page: str) -> None:
     found = {kind: getattr(item, "default_scale", None) for kind, item in SERIALIZERS.items()}
     assert found == {
         "image": None,
+        "video": None,
         "spectrum": "robust",
         "table": "robust",
         "time_series": "standard",

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from highmmt.processing import SERIALIZERS
+from highmmt.processing.kinds import build_serializer
 from highmmt.processing.rows import Source
-from highmmt.processing.sequences import build_serializer
 
 SOURCE = Source("task", "column", "modality")
 FINITE = st.floats(-1e6, 1e6, allow_nan=False, width=32)
@@ -382,7 +382,7 @@ BAD_OPTIONS = [
     ("set", {"empty": "zero"}, "empty='zero' is not one of None, 'token'"),
     ("text", {"algorithm": "unigram"}, "algorithm='unigram' is not one of 'word', 'bpe'"),
     ("text", {"tokenizer": "bert"}, "no option 'tokenizer'"),
-    ("tabel", {}, "unknown kind 'tabel'; kinds are image, spectrum, table, time_series, set, text"),
+    ("tabel", {}, "unknown kind 'tabel'; kinds are image, video, "),
 ]
 
 
