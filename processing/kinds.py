@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from .audio import AudioSerializer
 from .images import ImageSerializer, VideoSerializer
 from .sequences import SetSerializer, SpectrumSerializer, TextSerializer, TimeSeriesSerializer
 from .serializers import Serializer
@@ -15,6 +16,7 @@ SERIALIZERS: dict[str, type[Serializer]] = {
     for serializer in (
         ImageSerializer,
         VideoSerializer,
+        AudioSerializer,
         SpectrumSerializer,
         TableSerializer,
         TimeSeriesSerializer,

@@ -93,6 +93,7 @@ def test_the_default_scale_of_each_kind_is_as_described(page: str) -> None:
     assert found == {
         "image": None,
         "video": None,
+        "audio": None,
         "spectrum": "robust",
         "table": "robust",
         "time_series": "standard",
