@@ -23,6 +23,7 @@ from .serializers import (
     Statistics,
     check_choice,
     check_folder,
+    check_pair,
     check_whole,
     group_steps,
     is_number,
@@ -81,9 +82,7 @@ class AudioSerializer(NumericSerializer):
             if not (is_number(value) and math.isfinite(value) and round(value * self.sample_rate_hz) >= 1):
                 raise ValueError(f"{name}={value!r} must be at least one sample, 1/{self.sample_rate_hz} seconds.")
         if self.patch_size is not None:
-            pair = isinstance(self.patch_size, Sequence) and len(self.patch_size) == 2
-            for size in self.patch_size if pair else [self.patch_size]:
-                check_whole("patch_size", size, 1)
+            check_pair("patch_size", self.patch_size)
         check_choice("fill", self.fill, (None, "silence"))
         check_choice("scale", self.scale, ("standardize", "none"))
         if self.fill is not None and self.max_length is None:
@@ -95,9 +94,7 @@ class AudioSerializer(NumericSerializer):
         """Frames and bands of a patch; without patches one frame and all bands."""
         if self.patch_size is None:
             return 1, self.num_mels
-        if isinstance(self.patch_size, int):
-            return self.patch_size, self.patch_size
-        return self.patch_size[0], self.patch_size[1]
+        return check_pair("patch_size", self.patch_size)
 
     @property
     def position_length(self) -> int | None:

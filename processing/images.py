@@ -22,6 +22,7 @@ from .serializers import (
     Statistics,
     check_choice,
     check_folder,
+    check_pair,
     check_whole,
     group_steps,
 )
@@ -61,13 +62,13 @@ class PictureSerializer(NumericSerializer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _pair("patch_size", self.patch_size)
+        check_pair("patch_size", self.patch_size)
         check_choice("scale", self.scale, ("standardize", "unit"))
         check_choice("blank", self.blank, (None, "flag"))
         if self.num_colors is not None:
             check_whole("num_colors", self.num_colors, 1)
         if self.size is not None:
-            _pair("size", self.size)
+            check_pair("size", self.size)
         check_folder(self.folder)
 
     @property
@@ -144,7 +145,7 @@ class PictureSerializer(NumericSerializer):
 
     def sample_ndim(self, statistics: Statistics) -> int:
         """Axes of one raw picture or stack, as in the training split."""
-        return int(statistics.get("raw_ndim", statistics["ndim"]))
+        return int(statistics["raw_ndim"] if "raw_ndim" in statistics else statistics["ndim"])
 
     def object_ndim(self, statistics: Statistics, value: Any, nested: bool) -> int:
         """A file or a PIL image is one sample; in a list it is one frame, where samples are lists of them."""
@@ -158,7 +159,7 @@ class PictureSerializer(NumericSerializer):
         """(frames, height, width, colours) float32, extended to whole patches."""
         low = statistics["mean"] if self.scale == "standardize" else statistics["low"]
         width = statistics["deviation"] if self.scale == "standardize" else statistics["high"] - statistics["low"]
-        tall, wide = _pair("patch_size", self.patch_size)
+        tall, wide = check_pair("patch_size", self.patch_size)
         height, columns = -frames.shape[1] % tall, -frames.shape[2] % wide
         if height or columns:
             frames = np.pad(frames, ((0, 0), (0, height), (0, columns), (0, 0)))
@@ -169,7 +170,7 @@ class PictureSerializer(NumericSerializer):
 
     def _patches(self, frames: np.ndarray) -> np.ndarray:
         """(frames, rows of patches, columns of patches, numbers of a patch)."""
-        tall, wide = _pair("patch_size", self.patch_size)
+        tall, wide = check_pair("patch_size", self.patch_size)
         count, height, width, colors = frames.shape
         grid = (height // tall, width // wide)
         patches = frames.reshape(count, grid[0], tall, grid[1], wide, colors).transpose(0, 1, 3, 2, 4, 5)
@@ -188,7 +189,7 @@ class PictureSerializer(NumericSerializer):
 
     def _grid(self, statistics: Statistics) -> tuple[tuple[int, int], int]:
         """Rows and columns of patches, and the numbers of one frame in a patch."""
-        tall, wide = _pair("patch_size", self.patch_size)
+        tall, wide = check_pair("patch_size", self.patch_size)
         height, width, colors = statistics["size"]
         return (-(-height // tall), -(-width // wide)), tall * wide * colors + (self.blank == "flag")
 
@@ -460,19 +461,8 @@ def _adapted(options: PictureSerializer, pixels: np.ndarray, stacked: bool, sour
     if options.size is not None and pixels.size:
         if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
             raise source.error("found infinite or missing pixels (NaN), which cannot be resized.", row)
-        pixels = resized(pixels, _pair("size", options.size), stacked)
+        pixels = resized(pixels, check_pair("size", options.size), stacked)
     return pixels
-
-
-def _pair(name: str, value: Any) -> tuple[int, int]:
-    """Height and width from a pair or from one number for both."""
-    pair = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2
-    if not (pair or isinstance(value, int)):
-        raise ValueError(f"{name}={value!r} must be a whole number or a pair of them.")
-    sizes = tuple(value) if pair else (value, value)
-    for size in sizes:
-        check_whole(name, size, 1)
-    return sizes[0], sizes[1]
 
 
 def _blank(frames: np.ndarray) -> np.ndarray:

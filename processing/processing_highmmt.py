@@ -24,7 +24,7 @@ from ..configuration.files import write_text
 from .collation import HighMMTBatch, pad_elements
 from .descriptions import MODEL_OPTIONS, RESERVED_NAMES, check_modalities, check_one_tokenizer, read_task
 from .plain_data import code_digest, plain_copy, readable_json
-from .rows import Source, Values, read_numbers
+from .rows import Columns, Source, Values
 from .samples import arrange_samples
 from .sequences import TextSerializer
 from .serializers import ElementShape, Serializer, Statistics
@@ -43,7 +43,7 @@ class HighMMTProcessor(ProcessorMixin):
     Args:
         modalities: name to `{"kind": ..., options of the kind, "num_frequency_bands", "max_frequency", "ordered"}`.
         tasks: name to `{"modalities": {modality: {"column": str}}, "target": {"column", "problem_type", "classes",
-            "names", "num_steps", "projection_dim"}}`. Beside `column` (or `columns`, several raw columns of one number
+            "names", "num_steps", "projection_dim"}}`. Beside `column` (or `columns`, several raw columns of one value
             each, for tables), a task may set options of the modality's kind for itself.
         statistics: what `fit` learned, `"task/modality"` and `"task/labels"` to plain data; None before.
         tokenizer: for all text modalities; None to train one with `fit_tokenizer`.
@@ -177,7 +177,7 @@ class HighMMTProcessor(ProcessorMixin):
             source, statistics = self._source(task, modality), self._fitted(task, modality)
             elements = self._serializer(task, modality).encode(values, source, statistics)
             shape = self.shape(task, modality)
-            inputs[modality], mask = pad_elements(elements, shape, self._pad_value(task, modality))
+            inputs[modality], mask = pad_elements(elements, shape, self._serializer(task, modality).pad_id)
             if mask is not None:
                 masks[modality] = mask
         data: dict[str, Any] = {"inputs": {task: inputs}, "attention_mask": {task: masks}}
@@ -266,7 +266,7 @@ class HighMMTProcessor(ProcessorMixin):
                 raise ValueError(f"{owner}: not among the encoded columns of this task, {known}.")
             shape = self.shape(task, modality)
             elements = elements_from_arrow(rows[modality], shape, owner)
-            inputs[modality], mask = pad_elements(elements, shape, self._pad_value(task, modality))
+            inputs[modality], mask = pad_elements(elements, shape, self._serializer(task, modality).pad_id)
             if mask is not None:
                 masks[modality] = mask
         batch: dict[str, Any] = {"inputs": {task: inputs}, "attention_mask": {task: masks}}
@@ -303,7 +303,7 @@ class HighMMTProcessor(ProcessorMixin):
             tasks = [task for task in self.tasks if modality in self._names(task)]
             found = {task: self._modality_config(task, modality) for task in tasks}
             for task in tasks[1:]:
-                for key in ("num_channels", "num_axes", "max_length"):
+                for key in ("num_channels", "num_axes", "max_length", "vocab_size"):
                     if found[task].get(key) != found[tasks[0]].get(key):
                         raise ValueError(
                             f"Modality {modality!r}: {key} is {found[tasks[0]].get(key)} in task {tasks[0]!r} and "
@@ -536,12 +536,11 @@ class HighMMTProcessor(ProcessorMixin):
         return table
 
     def _column(self, task: str, modality: str, table: pa.Table, first_row: int = 0) -> Values:
-        """A modality's raw values: one column, or several columns of numbers side by side."""
+        """A modality's raw values: one column, or several side by side."""
         entry = self.tasks[task]["modalities"][modality]
         if "columns" not in entry:
             return table[entry["column"]]
-        sources = [Source(task, column, modality, first_row) for column in entry["columns"]]
-        return np.stack([read_numbers(table[source.column], source) for source in sources], axis=1)
+        return Columns(list(entry["columns"]), [table[column] for column in entry["columns"]])
 
     def _encode_table(self, table: pa.Table, indices: list[int], *, task: str, with_labels: bool) -> pa.Table:
         import pyarrow as pa
@@ -581,11 +580,6 @@ class HighMMTProcessor(ProcessorMixin):
             parts.append(backend.to_str() if backend is not None else repr(self.tokenizer))
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
-    def _pad_value(self, task: str, modality: str) -> int:
-        if self.shape(task, modality).num_channels is not None or self.tokenizer is None:
-            return 0
-        return self.tokenizer.pad_token_id or 0
-
     def _modality_config(self, task: str, modality: str) -> dict[str, Any]:
         serializer, statistics = self._serializer(task, modality), self._fitted(task, modality)
         shape = serializer.shape(statistics)
@@ -594,8 +588,8 @@ class HighMMTProcessor(ProcessorMixin):
             "num_axes": len(shape.axes),
             "ordered": serializer.ordered,
         }
-        if isinstance(serializer, TextSerializer):
-            config |= {"num_channels": serializer.num_channels, "vocab_size": statistics["vocab_size"]}
+        if (embedding := serializer.embedding(statistics)) is not None:
+            config["vocab_size"], config["num_channels"] = embedding
         if serializer.position_length is not None:
             config["max_length"] = serializer.position_length
         return config

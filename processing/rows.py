@@ -42,6 +42,29 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Columns(Sequence[Any]):
+    """Several raw columns side by side; a row of them is a mapping from column to value.
+
+    Args:
+        names: one for each column.
+        columns: one value for each row: Arrow columns or sequences.
+    """
+
+    names: list[str]
+    columns: list[Any]
+
+    def __len__(self) -> int:
+        return len(self.columns[0])
+
+    def __getitem__(self, row: Any) -> Any:
+        values = (column[row] for column in self.columns)
+        return {
+            name: value.as_py() if hasattr(value, "as_py") else value
+            for name, value in zip(self.names, values, strict=True)
+        }
+
+
+@dataclass(frozen=True)
 class Rows:
     """Numbers of several rows, end to end; only the first axis of a row may differ in length.
 
@@ -199,6 +222,8 @@ def as_array(value: Any, source: Source, row: int) -> np.ndarray:
     Raises:
         ValueError: not numeric, or ragged where it must not be; the message names the row.
     """
+    if isinstance(value, (str, bytes)):
+        raise source.error(f"found {type(value).__name__} {str(value)[:40]!r}, expected numbers.", row)
     if hasattr(value, "detach"):
         value = value.detach().cpu()
     if isinstance(value, (list, tuple)) and any(hasattr(item, "detach") for item in value):

@@ -286,6 +286,15 @@ class TextSerializer(Serializer):
         """(tokens,), without a channel axis."""
         return ElementShape((None,), None, varies=True)
 
+    def embedding(self, statistics: Statistics) -> tuple[int, int] | None:
+        """Number of tokens and width of their vectors."""
+        return statistics["vocab_size"], self.num_channels
+
+    @property
+    def pad_id(self) -> int:
+        """The padding token, 0 where the tokenizer has none."""
+        return (self.tokenizer.pad_token_id or 0) if self.tokenizer is not None else 0
+
     def sample_ndim(self, statistics: Statistics) -> int:
         """A text is one value."""
         return 0

@@ -100,6 +100,15 @@ class Serializer(ABC):
     def shape(self, statistics: Statistics) -> ElementShape:
         """Shape of what `encode` returns for one row."""
 
+    def embedding(self, statistics: Statistics) -> tuple[int, int] | None:
+        """Number of token ids and width of the vectors that the model learns for them; None for no ids."""
+        return None
+
+    @property
+    def pad_id(self) -> int:
+        """What padding holds: 0, or the padding token."""
+        return 0
+
     @abstractmethod
     def sample_ndim(self, statistics: Statistics) -> int:
         """Axes of one raw sample, which tells a sample from a batch of them."""
@@ -277,3 +286,18 @@ def check_folder(value: Any) -> None:
     """Refuse a `folder` that is no text."""
     if not (value is None or isinstance(value, str)):
         raise ValueError(f"folder={value!r} must be the path of a folder.")
+
+
+def check_pair(name: str, value: Any) -> tuple[int, int]:
+    """Both numbers of a pair, or one number for both.
+
+    Raises:
+        ValueError: something else.
+    """
+    pair = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2
+    if not (pair or isinstance(value, int)):
+        raise ValueError(f"{name}={value!r} must be a whole number or a pair of them.")
+    sizes = tuple(value) if pair else (value, value)
+    for size in sizes:
+        check_whole(name, size, 1)
+    return sizes[0], sizes[1]

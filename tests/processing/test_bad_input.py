@@ -25,7 +25,11 @@ DESCRIPTIONS = [
     (TABLE, {"a/b": toy()["toy"]}, "Task 'a/b': a name must not hold '/'"),
     ({"table": {}}, {}, "Modality 'table': must be a mapping with at least 'kind'"),
     ({"table": {"kind": "tables"}}, {}, "Modality 'table': unknown kind 'tables'"),
-    ({"table": {"kind": "table", "cilp": 3}}, {}, "has no option 'cilp'; its options are clip"),
+    (
+        {"table": {"kind": "table", "cilp": 3}},
+        {},
+        "no option 'cilp'; its options are categorical, categories, clip",
+    ),
     ({"table": {"kind": "table", "max_frequency": 0}}, {}, "Modality 'table': max_frequency=0 must be positive"),
     ({"table": {"kind": "table", "clip": float("nan")}}, {}, "modalities must hold plain data"),
     (TABLE, {"toy": {"modalities": {}}}, "Task 'toy': must be a mapping with 'modalities' and 'target'"),

@@ -402,8 +402,8 @@ BAD_VALUES = [
     ("table", [[1.0, 2.0]], [[1.0, 2.0], 3.0], "row 1", "found a single number"),
     ("table", [[1.0, 2.0]], [[[1.0, 2.0]]], "row 0", "found shape 1 x 2, expected any"),
     ("table", [[1.0, 2.0]], pa.array([[1.0, 2.0], [1.0, 2.0, 3.0]]), "row 1", "found shape 3, expected 2"),
-    ("table", [[1.0, 2.0]], pa.array(["a", "b"]), "row 0", "found string, expected a list of numbers"),
-    ("table", [[1.0, 2.0]], pa.array([["a", "b"]]), "row 0", "found string values, expected numbers"),
+    ("table", [[1.0, 2.0]], pa.array(["a", "b"]), "row 0", "found str 'a', expected numbers"),
+    ("table", [[1.0, 2.0]], pa.array([["a", "b"]]), "row 0", "found str 'a', expected numbers"),
     (
         "image",
         [np.zeros((4, 4))],
