@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from .audio import AudioSerializer
+from .graphs import GraphSerializer
 from .images import ImageSerializer, VideoSerializer
 from .sequences import SetSerializer, SpectrumSerializer, TextSerializer, TimeSeriesSerializer
 from .serializers import Serializer
@@ -21,6 +22,7 @@ SERIALIZERS: dict[str, type[Serializer]] = {
         TableSerializer,
         TimeSeriesSerializer,
         SetSerializer,
+        GraphSerializer,
         TextSerializer,
     )
 }

@@ -24,7 +24,7 @@ from ..configuration.files import write_text
 from .collation import HighMMTBatch, pad_elements
 from .descriptions import MODEL_OPTIONS, RESERVED_NAMES, check_modalities, check_one_tokenizer, read_task
 from .plain_data import code_digest, plain_copy, readable_json
-from .rows import Columns, Source, Values
+from .rows import Columns, Source
 from .samples import arrange_samples
 from .sequences import TextSerializer
 from .serializers import ElementShape, Serializer, Statistics
@@ -535,7 +535,7 @@ class HighMMTProcessor(ProcessorMixin):
         table: pa.Table = dataset.select_columns(list(dict.fromkeys(columns))).with_format("arrow")[:]
         return table
 
-    def _column(self, task: str, modality: str, table: pa.Table, first_row: int = 0) -> Values:
+    def _column(self, task: str, modality: str, table: pa.Table) -> Any:
         """A modality's raw values: one column, or several side by side."""
         entry = self.tasks[task]["modalities"][modality]
         if "columns" not in entry:
@@ -550,7 +550,7 @@ class HighMMTProcessor(ProcessorMixin):
         first = int(indices[0])
         columns: dict[str, Any] = {"row": pa.array(indices, pa.int64())}
         for modality in self._names(task):
-            values = self._column(task, modality, table, first)
+            values = self._column(task, modality, table)
             source, statistics = self._source(task, modality, first), self._fitted(task, modality)
             elements = self._serializer(task, modality).encode(values, source, statistics)
             columns[modality] = elements_to_arrow(elements, self.shape(task, modality))

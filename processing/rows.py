@@ -42,8 +42,8 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Columns(Sequence[Any]):
-    """Several raw columns side by side; a row of them is a mapping from column to value.
+class Columns:
+    """Several raw columns side by side, for tables.
 
     Args:
         names: one for each column.
@@ -55,13 +55,6 @@ class Columns(Sequence[Any]):
 
     def __len__(self) -> int:
         return len(self.columns[0])
-
-    def __getitem__(self, row: Any) -> Any:
-        values = (column[row] for column in self.columns)
-        return {
-            name: value.as_py() if hasattr(value, "as_py") else value
-            for name, value in zip(self.names, values, strict=True)
-        }
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def test_every_kind_model_option_and_reserved_name_is_listed(page: str) -> None:
 
 
 def test_the_default_scale_of_each_kind_is_as_described(page: str) -> None:
-    assert "Left out: `robust` for tables and spectra, `standard` for series and sets" in page
+    assert "Left out: `robust` for tables and spectra, `standard` for series, sets and graphs" in page
     found = {kind: getattr(item, "default_scale", None) for kind, item in SERIALIZERS.items()}
     assert found == {
         "image": None,
@@ -98,5 +98,6 @@ def test_the_default_scale_of_each_kind_is_as_described(page: str) -> None:
         "table": "robust",
         "time_series": "standard",
         "set": "standard",
+        "graph": "standard",
         "text": None,
     }

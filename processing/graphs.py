@@ -1,0 +1,139 @@
+"""Serializer of graphs: nodes are elements, edges become channels of theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .rows import Source, Values, as_array, entries_of
+from .serializers import Elements, ElementShape, FlaggedSerializer, Statistics, check_choice, check_whole
+
+
+@dataclass(frozen=True)
+class GraphSerializer(FlaggedSerializer):
+    """Graphs of any size; one element is one node, and the order of the nodes carries no meaning.
+
+    A graph is `{"nodes": (nodes, channels) or (nodes,), "edges": (edges, 2)}`, where edges hold positions of nodes,
+    from 0. A graph without nodes is masked out, as an absent one (None) is.
+
+    Beside its own channels a node has those that say where in the graph it is. They follow from the edges alone and
+    go with the node wherever it stands in the list.
+
+    Args:
+        walk_length: adds the probabilities that a random walk from the node is back after 1, 2, ... `walk_length`
+            steps; each step takes one of the edges of the node it is at, all equally likely, and a walk ends where
+            there are none.
+        degree: True adds log(1 + number of edges that leave the node).
+        neighbours: True adds the mean of the scaled channels of the nodes that its edges lead to, 0 where there are
+            none.
+        directed: False reads every edge both ways (a loop once). An edge that is listed twice counts twice.
+
+    Source: random-walk structural encoding of Dwivedi et al., ICLR 2022 (arXiv 2110.07875).
+    """
+
+    kind: ClassVar[str] = "graph"
+    default_scale: ClassVar[str] = "standard"
+    ordered: ClassVar[bool] = False
+
+    walk_length: int = 8
+    degree: bool = True
+    neighbours: bool = False
+    directed: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole("walk_length", self.walk_length, 0)
+        for name in ("degree", "neighbours", "directed"):
+            check_choice(name, getattr(self, name), (True, False))
+        if self.max_length is not None:
+            raise ValueError("max_length is no option of graphs: they have no first or last node to keep.")
+
+    def fit(self, values: Values, source: Source) -> Statistics:
+        """Scale of each channel of the nodes. See `Serializer.fit`."""
+        rows, matrix, statistics = self._fit_rows(_nodes(values, source), source)
+        statistics["longest"] = int(rows.lengths.max())
+        return self._check_fit({**statistics, **self._fit_scaling(matrix)}, source)
+
+    def encode(self, values: Values, source: Source, statistics: Statistics) -> Elements:
+        """(nodes, channels): values, missing flags if any, neighbours, degree, walks. See `Serializer.encode`."""
+        entries = entries_of(values)
+        rows, matrix = self._read(_nodes(entries, source), source, statistics)
+        scaled = self._scaled(matrix, statistics)
+        own = [scaled, np.isnan(matrix).astype(np.float64)] if self._flagged(statistics) else [scaled]
+        ends = np.cumsum(rows.lengths)
+        structure = [np.zeros((0, self._num_structure(scaled.shape[1])))]
+        for row, (entry, end, count) in enumerate(zip(entries, ends, rows.lengths, strict=True)):
+            edges = _edges(entry, int(count), source, row)
+            structure.append(self._structure(scaled[end - count : end], edges))
+        return self._elements(np.concatenate([*own, np.concatenate(structure)], axis=1), rows.lengths)
+
+    def shape(self, statistics: Statistics) -> ElementShape:
+        """(nodes,), of varying number."""
+        columns = statistics["num_columns"]
+        channels = columns * (1 + self._flagged(statistics)) + self._num_structure(columns)
+        return ElementShape((None,), self._width(channels), varies=True)
+
+    def sample_ndim(self, statistics: Statistics) -> int:
+        """A graph counts as one axis, that of its nodes."""
+        return 1
+
+    def object_ndim(self, statistics: Statistics, value: Any, nested: bool) -> int:
+        """A mapping is one graph."""
+        return 1
+
+    def _num_structure(self, columns: int) -> int:
+        return columns * self.neighbours + self.degree + self.walk_length
+
+    def _structure(self, nodes: np.ndarray, edges: np.ndarray) -> np.ndarray:
+        """(nodes, channels) that follow from the edges."""
+        count = len(nodes)
+        if not self.directed:
+            edges = np.concatenate([edges, edges[edges[:, 0] != edges[:, 1]][:, ::-1]])
+        adjacency = np.zeros((count, count))
+        np.add.at(adjacency, (edges[:, 0], edges[:, 1]), 1.0)
+        degrees = adjacency.sum(axis=1)
+        step = adjacency / np.maximum(degrees, 1.0)[:, None]
+        parts = [step @ nodes] if self.neighbours else []
+        if self.degree:
+            parts.append(np.log1p(degrees)[:, None])
+        walk = np.eye(count)
+        for _ in range(self.walk_length):
+            walk = walk @ step
+            parts.append(np.diag(walk)[:, None])
+        return np.concatenate([np.zeros((count, 0)), *parts], axis=1)
+
+
+def _nodes(values: Values, source: Source) -> list[Any]:
+    """The nodes of each graph, None where it is absent."""
+    found: list[Any] = []
+    for row, entry in enumerate(entries_of(values)):
+        if entry is None:
+            found.append(None)
+        elif isinstance(entry, Mapping) and entry.get("nodes") is not None and "edges" in entry:
+            found.append(entry["nodes"])
+        else:
+            what = f"a mapping of {', '.join(map(str, entry))}" if isinstance(entry, Mapping) else type(entry).__name__
+            raise source.error(f"found {what}, expected a mapping with 'nodes' and 'edges'.", row)
+    return found
+
+
+def _edges(entry: Mapping[str, Any] | None, count: int, source: Source, row: int) -> np.ndarray:
+    """(edges, 2) positions of nodes.
+
+    Raises:
+        ValueError: other numbers, or another shape; the message names the row.
+    """
+    edges = entry.get("edges") if entry is not None else None
+    if edges is None or len(edges) == 0:
+        return np.zeros((0, 2), np.int64)
+    pairs = as_array(edges, source, row)
+    if pairs.ndim != 2 or pairs.shape[1] != 2:
+        raise source.error(f"found edges of shape {' x '.join(map(str, pairs.shape))}, expected edges x 2.", row)
+    wrong = ~((pairs >= 0) & (pairs < count) & (pairs == np.floor(pairs)))
+    if wrong.any():
+        found = pairs[wrong][0]
+        raise source.error(f"an edge leads to node {found:g}; the graph's {count} nodes count from 0.", row)
+    return pairs.astype(np.int64)
