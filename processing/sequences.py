@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -10,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from .rows import Source, Values, entries_of
+from .rows import Rows, Source, Values, entries_of
 from .serializers import (
     Elements,
     ElementShape,
@@ -20,8 +21,10 @@ from .serializers import (
     check_choice,
     check_whole,
     group_steps,
+    is_number,
 )
 
+MAX_SLOTS = 100_000  # elements on an axis of time without max_length; more are a mistake in the unit
 PAD_TOKEN, UNKNOWN_TOKEN = "[PAD]", "[UNK]"
 
 
@@ -71,25 +74,49 @@ class SpectrumSerializer(FlaggedSerializer):
 
 @dataclass(frozen=True)
 class TimeSeriesSerializer(FlaggedSerializer):
-    """Series of steps, (steps, channels) or (steps,), of any length: speech, motion, force, vital signs.
+    """Series of steps, (steps, channels) or (steps,), of any length: motion, force, vital signs, features of frames.
+
+    With timestamps, a channel says when each step was. Element k then covers the time from `time_start + k *
+    time_step` on for `time_step`: it holds the mean of the numbers that fall into it, missing ones where there are
+    none. Steps before `time_start`, and with `max_length` those after the last element, are left out.
 
     Args:
-        max_length: longer series keep their last `max_length` steps.
+        max_length: of longer series so many steps are kept; with timestamps, the number of elements on the axis.
+        keep: which end of a longer series: `"last"` or `"first"` steps. None for the last ones, with timestamps the
+            first ones, which is then the only choice.
         window: consecutive steps that are put into one element, `window * channels` wide (and as many flags); the end
             of a series is filled up with 0, flagged where there are flags.
         layout: `"steps"` makes one element of each step (or window); `"elements"` one of each number, on two axes,
             steps x channels, with one channel (two with flags).
+        time_channel: position of the channel, from 0, that holds timestamps; it is no channel of the elements.
+        time_step: time that one element covers, in the unit of the timestamps.
+        time_start: where the axis of time begins.
     """
 
     kind: ClassVar[str] = "time_series"
     default_scale: ClassVar[str] = "standard"
 
+    keep: Literal["last", "first"] | None = None
     window: int = 1
     layout: Literal["steps", "elements"] = "steps"
+    time_channel: int | None = None
+    time_step: float | None = None
+    time_start: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole("window", self.window, 1)
+        check_choice("keep", self.keep, (None, "last", "first"))
+        if not (is_number(self.time_start) and math.isfinite(self.time_start)):
+            raise ValueError(f"time_start={self.time_start!r} must be a number.")
+        if self.time_channel is not None:
+            check_whole("time_channel", self.time_channel, 0)
+            if not (is_number(self.time_step) and 0 < (self.time_step or 0) < math.inf):
+                raise ValueError(f"time_channel needs time_step, a positive number, not {self.time_step!r}.")
+            if self.keep == "last":
+                raise ValueError("keep='last' would move what time_channel puts in place; leave it out.")
+        elif self.time_step is not None or self.time_start:
+            raise ValueError("time_step and time_start need time_channel, the channel with the timestamps.")
         check_choice("layout", self.layout, ("steps", "elements"))
         if self.layout == "elements" and self.window > 1:
             raise ValueError(f"window={self.window} groups steps, which layout='elements' keeps apart; drop one.")
@@ -105,6 +132,8 @@ class TimeSeriesSerializer(FlaggedSerializer):
         sizes = rows.lengths[rows.lengths > 0]
         statistics["length"] = int(sizes[0]) if (sizes == sizes[0]).all() else None
         statistics["longest"] = int(sizes.max())
+        if self.time_channel is not None:
+            statistics["tail"], statistics["missing"] = [matrix.shape[1] + 1], True
         return self._check_fit({**statistics, **self._fit_scaling(matrix)}, source)
 
     def encode(self, values: Values, source: Source, statistics: Statistics) -> Elements:
@@ -112,8 +141,10 @@ class TimeSeriesSerializer(FlaggedSerializer):
         rows, matrix = self._read(values, source, statistics)
         lengths = rows.lengths
         if self.max_length is not None and lengths.max(initial=0) > self.max_length:
-            from_end = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(matrix))
-            matrix, lengths = matrix[from_end <= self.max_length], np.minimum(lengths, self.max_length)
+            from_start = np.arange(len(matrix)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+            from_end = np.repeat(lengths, lengths) - 1 - from_start
+            place = from_start if self.keep == "first" else from_end
+            matrix, lengths = matrix[place < self.max_length], np.minimum(lengths, self.max_length)
         scaled, flagged = self._scaled(matrix, statistics), self._flagged(statistics)
         if self.layout == "elements":
             parts = [scaled, np.isnan(matrix)] if flagged else [scaled]
@@ -133,6 +164,38 @@ class TimeSeriesSerializer(FlaggedSerializer):
         if self.layout == "elements":
             return ElementShape((length, width), self._width(channels), varies=True)
         return ElementShape((length,), self._width(channels * self.window * width), varies=True)
+
+    def _placed(self, rows: Rows, matrix: np.ndarray) -> tuple[Rows, np.ndarray]:
+        """With timestamps: (elements, channels without them), NaN in elements that no step falls into."""
+        if self.time_channel is None:
+            return rows, matrix
+        if self.time_channel >= matrix.shape[1]:
+            raise rows.source.error(f"time_channel={self.time_channel} is not among {matrix.shape[1]} channels.")
+        times, numbers = matrix[:, self.time_channel], np.delete(matrix, self.time_channel, axis=1)
+        if np.isnan(times).any():
+            raise rows.source.error("a timestamp is missing.", rows.row_of(int(np.isnan(times).argmax())))
+        # A time that is a multiple of the step up to rounding belongs to the element that begins there.
+        slots = np.floor((times - self.time_start) / (self.time_step or 1.0) + 1e-6)
+        most = self.max_length or MAX_SLOTS
+        inside = (slots >= 0) & (slots < most)
+        if self.max_length is None and (slots >= most).any():
+            row = rows.row_of(int((slots >= most).argmax()))
+            raise rows.source.error(
+                f"a timestamp lies {slots.max():.0f} elements after time_start; choose time_start and time_step, or "
+                "give max_length.",
+                row,
+            )
+        row_of_step = np.repeat(np.arange(len(rows.lengths)), rows.lengths)[inside]
+        slots, numbers = slots[inside].astype(np.int64), numbers[inside]
+        lengths = np.zeros(len(rows.lengths), np.int64)
+        np.maximum.at(lengths, row_of_step, slots + 1)
+        places = (np.cumsum(lengths) - lengths)[row_of_step] + slots
+        known = ~np.isnan(numbers)
+        sums, counts = np.zeros((2, int(lengths.sum()), numbers.shape[1]))
+        np.add.at(sums, places, np.where(known, numbers, 0.0))
+        np.add.at(counts, places, known)
+        placed = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+        return dataclasses.replace(rows, values=placed, lengths=lengths), placed
 
 
 @dataclass(frozen=True)

@@ -227,9 +227,14 @@ class FlaggedSerializer(ScaledSerializer):
             found = shape_text((int(rows.lengths[rows.row_of(0)]), *rows.tail))
             raise source.error(f"found shape {found}, expected one or two axes.", rows.row_of(0))
         matrix = rows.as_float().reshape(len(rows.values), -1 if rows.values.size else math.prod(rows.tail))
+        rows, matrix = self._placed(rows, matrix)
         if statistics is not None and not self._flagged(statistics) and np.isnan(matrix).any():
             row = rows.row_of(int(np.isnan(matrix).any(axis=1).argmax()))
             raise source.error("found missing values and there are no flags for them; set flag_missing=true.", row)
+        return rows, matrix
+
+    def _placed(self, rows: Rows, matrix: np.ndarray) -> tuple[Rows, np.ndarray]:
+        """The rows with their elements where they belong on the first axis."""
         return rows, matrix
 
     def _fit_rows(self, values: Values, source: Source) -> tuple[Rows, np.ndarray, Statistics]:
