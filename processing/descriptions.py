@@ -83,7 +83,7 @@ def check_one_tokenizer(serializers: Mapping[tuple[str, str], Serializer]) -> No
         if item.training_options() != texts[0][1].training_options():
             raise ValueError(
                 f"{'/'.join(pair)} and {'/'.join(texts[0][0])} share the processor's tokenizer: algorithm, "
-                "vocab_size, min_frequency and lowercase must agree."
+                "vocab_size, min_frequency, lowercase and pretrained must agree."
             )
 
 

@@ -110,7 +110,9 @@ class HighMMTProcessor(ProcessorMixin):
         self.statistics.update(plain_copy("statistics", learned))
 
     def fit_tokenizer(self, splits: Mapping[str, datasets.Dataset]) -> None:
-        """Train the tokenizer that all text modalities share, replacing any other.
+        """Train (or load, with the option `pretrained`) the tokenizer that all text modalities share.
+
+        It replaces any other.
 
         Args:
             splits: task to its raw training split, for every task with text (others are ignored).
@@ -131,7 +133,7 @@ class HighMMTProcessor(ProcessorMixin):
             table = self._raw_table(task, splits[task])
             entries = TextSerializer.read(self._column(task, modality, table), self._source(task, modality))
             texts += [entry for entry in entries if entry is not None]
-        self.tokenizer = self._text_serializer().train_tokenizer(texts)
+        self.tokenizer = self._text_serializer().make_tokenizer(texts)
 
     # Encoding
 

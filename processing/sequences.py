@@ -263,6 +263,8 @@ class TextSerializer(Serializer):
         vocab_size: largest number of tokens, padding and unknown included.
         min_frequency: words (or pairs, for `"bpe"`) seen less often in training are not learned.
         lowercase: True ignores case.
+        pretrained: takes the tokenizer of this name or folder (`AutoTokenizer`) in place of training one; the four
+            options before have no say then. It is saved with the processor.
         tokenizer: not an option of a suite: the processor's tokenizer.
     """
 
@@ -273,6 +275,7 @@ class TextSerializer(Serializer):
     vocab_size: int = 2000
     min_frequency: int = 2
     lowercase: bool = True
+    pretrained: str | None = None
     tokenizer: PreTrainedTokenizerBase | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -282,13 +285,33 @@ class TextSerializer(Serializer):
         check_whole("vocab_size", self.vocab_size, 3)
         check_whole("min_frequency", self.min_frequency, 1)
         check_choice("lowercase", self.lowercase, (True, False))
+        if not (self.pretrained is None or (isinstance(self.pretrained, str) and self.pretrained)):
+            raise ValueError(f"pretrained={self.pretrained!r} must be the name or the folder of a tokenizer.")
 
     def training_options(self) -> tuple[Any, ...]:
         """What must agree where several modalities share the processor's one tokenizer."""
+        if self.pretrained is not None:
+            return (self.pretrained,)
         return (self.algorithm, self.vocab_size, self.min_frequency, self.lowercase)
 
-    def train_tokenizer(self, texts: Iterable[str]) -> PreTrainedTokenizerFast:
-        """A new tokenizer for the given texts; the same texts give the same tokenizer."""
+    def make_tokenizer(self, texts: Iterable[str]) -> PreTrainedTokenizerBase:
+        """The pretrained tokenizer, or a new one for the given texts; the same texts give the same tokenizer.
+
+        Raises:
+            ValueError: there is no tokenizer of that name or in that folder.
+        """
+        if self.pretrained is None:
+            return self._train_tokenizer(texts)
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.pretrained)
+        except (OSError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"pretrained={self.pretrained!r}: the tokenizer cannot be loaded: {reason}") from error
+        return tokenizer
+
+    def _train_tokenizer(self, texts: Iterable[str]) -> PreTrainedTokenizerFast:
         from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
         special = [PAD_TOKEN, UNKNOWN_TOKEN]
