@@ -12,7 +12,7 @@ from .serializers import Serializer
 from .targets import Target
 
 MODEL_OPTIONS = ("num_frequency_bands", "max_frequency", "ordered", "element_dropout")
-RESERVED_NAMES = ("label", "labels", "return_tensors", "row", "self", "task")
+RESERVED_NAMES = ("batch", "label", "labels", "return_tensors", "row", "self", "task")
 
 
 def check_modalities(modalities: Mapping[str, Any]) -> None:

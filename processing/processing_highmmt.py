@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ from .collation import HighMMTBatch, pad_elements
 from .descriptions import MODEL_OPTIONS, RESERVED_NAMES, check_modalities, check_one_tokenizer, read_task
 from .plain_data import code_digest, plain_copy, readable_json
 from .rows import Columns, Source
-from .samples import arrange_samples
+from .samples import arrange_samples, chosen_columns
 from .sequences import TextSerializer
 from .serializers import ElementShape, Serializer, Statistics
 from .targets import Target, best_matches, name_matches
@@ -90,24 +91,24 @@ class HighMMTProcessor(ProcessorMixin):
             ValueError: an unknown task, a missing column, or values that do not fit the modality's kind.
         """
         self._require_task(task)
-        table = self._raw_table(task, dataset)
-        if not len(table):
+        self._require_columns(dataset, self._columns_with_target(task), task)
+        if not len(dataset):
             raise ValueError(f"Task {task!r}: the training split is empty.")
         texts = [name for name in self._names(task) if isinstance(self._serializers[task, name], TextSerializer)]
         if texts and self.tokenizer is None:
             self.fit_tokenizer({task: dataset})
-        learned = {}
-        for modality in self._names(task):
-            values = self._column(task, modality, table)
-            learned[f"{task}/{modality}"] = self._serializer(task, modality).fit(values, self._source(task, modality))
-        target = self._targets[task]
-        if target.column is None:
-            learned[f"{task}/labels"] = target.fit(None, self._label_source(task))
-        else:
-            feature = dataset.features[target.column]
-            names = getattr(getattr(feature, "feature", feature), "names", None)  # of a sequence's elements
-            learned[f"{task}/labels"] = target.fit(table[target.column], self._label_source(task), names)
-        self.statistics.update(plain_copy("statistics", learned))
+        feature = dataset.features.get(self._targets[task].column)
+        names = getattr(getattr(feature, "feature", feature), "names", None)  # of a sequence's elements
+        learned = self._map_raw(
+            partial(self._fit_table, task=task, names=names),
+            dataset,
+            self._columns_with_target(task),
+            features={"statistics": "string"},
+            batch_size=None,
+            new_fingerprint=self._fingerprint("fit", task, dataset, names),
+            desc=f"Fitting {task}",
+        )
+        self.statistics.update(json.loads(learned[0]["statistics"]))
 
     def fit_tokenizer(self, splits: Mapping[str, datasets.Dataset]) -> None:
         """Train (or load, with the option `pretrained`) the tokenizer that all text modalities share.
@@ -130,7 +131,9 @@ class HighMMTProcessor(ProcessorMixin):
                     f"Task {task!r}: its text takes part in the tokenizer that all tasks share. Call fit_tokenizer "
                     f"with the training splits of {', '.join(dict.fromkeys(name for name, _ in pairs))}."
                 )
-            table = self._raw_table(task, splits[task])
+            raw = list(dict.fromkeys(self._raw_columns(task)))
+            self._require_columns(splits[task], raw, task)
+            table = splits[task].select_columns(raw).with_format("arrow")[:]
             entries = TextSerializer.read(self._column(task, modality, table), self._source(task, modality))
             texts += [entry for entry in entries if entry is not None]
         self.tokenizer = self._text_serializer().make_tokenizer(texts)
@@ -140,6 +143,7 @@ class HighMMTProcessor(ProcessorMixin):
     def __call__(
         self,
         task: str,
+        batch: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         *,
         label: Any = None,
         return_tensors: Literal["pt", "np"] = "pt",
@@ -149,6 +153,8 @@ class HighMMTProcessor(ProcessorMixin):
 
         Args:
             task: name of the task.
+            batch: a row or a slice of a data set, or a list of rows, in place of the arguments for each modality; the
+                target's column, where it is there, gives the labels, and other columns are left out.
             label: raw label of the sample, or list of labels; without it the batch has no labels.
             return_tensors: `"pt"` or `"np"`.
             samples: one argument for each of the task's modalities (or its raw column); None where it is absent.
@@ -166,6 +172,10 @@ class HighMMTProcessor(ProcessorMixin):
             raise ValueError(f"return_tensors={return_tensors!r} is not one of 'pt', 'np'.")
         target = self._targets[task]
         entries = self.tasks[task]["modalities"]
+        if batch is not None:
+            if samples:
+                raise ValueError(f"Task {task!r}: give a batch or {next(iter(samples))!r}, not both.")
+            samples = chosen_columns(task, batch, [*entries, *self._columns_with_target(task)])
         if label is None and target.column in samples and target.column not in (*entries, *self._raw_columns(task)):
             label = samples.pop(target.column)
         ndims = {name: self._serializer(task, name).sample_ndim(self._fitted(task, name)) for name in entries}
@@ -192,13 +202,16 @@ class HighMMTProcessor(ProcessorMixin):
             data["labels"] = {task: torch.from_numpy(encoded)}
         return HighMMTBatch(data if return_tensors == "pt" else _as_numpy(data))
 
-    def encode(self, task: str, dataset: datasets.Dataset, with_labels: bool = True) -> datasets.Dataset:
+    def encode(
+        self, task: str, dataset: datasets.Dataset, with_labels: bool = True, num_proc: int | None = None
+    ) -> datasets.Dataset:
         """A raw split in the form that `collate` reads, Arrow-backed and cached by `datasets`.
 
         Args:
             task: name of the task.
             dataset: any raw split of it.
             with_labels: False where the split has no target.
+            num_proc: processes that encode side by side; None for this one.
 
         Returns:
             A dataset of as many rows with one column per modality, flat lists of float32 (int32 for token ids) that
@@ -208,44 +221,35 @@ class HighMMTProcessor(ProcessorMixin):
         Raises:
             ValueError: a missing column or a row that cannot be encoded; the message names task, column and row.
         """
-        from datasets import Features, List, Value
+        from datasets import Features
 
         self._require_fitted()
         self._require_task(task)
-        target = self._targets[task]
-        raw = self._raw_columns(task) + ([target.column] if with_labels and target.column is not None else [])
+        raw = self._columns_with_target(task) if with_labels else self._raw_columns(task)
         self._require_columns(dataset, raw, task)
-        features: dict[str, Any] = {"row": Value("int64")}
-        for modality in self._names(task):
-            ids = self.shape(task, modality).num_channels is None
-            features[modality] = List(Value("int32" if ids else "float32"))
-        if with_labels:
-            number = Value("int64" if target.is_class or target.problem_type == "retrieval" else "float32")
-            features["labels"] = List(number) if target.label_shape(self._fitted(task, "labels")) else number
+        features = self._encoded_features(task, with_labels)
         if not len(dataset):
             return type(dataset).from_dict({name: [] for name in features}, features=Features(features))
-        encoded = (
-            dataset.select_columns(list(dict.fromkeys(raw)))
-            .with_format("arrow")
-            .map(
-                partial(self._encode_table, task=task, with_labels=with_labels),
-                with_indices=True,
-                batched=True,
-                batch_size=self._rows_per_batch(task),
-                remove_columns=list(dict.fromkeys(raw)),
-                features=Features(features),
-                new_fingerprint=self._fingerprint(task, dataset, with_labels),
-                desc=f"Encoding {task}",
-            )
+        return self._map_raw(
+            partial(self._encode_table, task=task, with_labels=with_labels),
+            dataset,
+            raw,
+            features=features,
+            with_indices=True,
+            batch_size=self._rows_per_batch(task),
+            num_proc=num_proc,
+            new_fingerprint=self._fingerprint("encode", task, dataset, with_labels),
+            desc=f"Encoding {task}",
         )
-        return encoded.with_format(None)
 
-    def collate(self, task: str, rows: pa.Table, modalities: Sequence[str] | None = None) -> dict[str, Any]:
-        """Encoded rows as one batch of padded tensors.
+    def collate(
+        self, task: str, rows: pa.Table | Sequence[Mapping[str, Any]], modalities: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """Encoded rows as one batch of padded tensors; `partial(processor.collate, task)` suits a `DataLoader`.
 
         Args:
             task: name of the task.
-            rows: rows of what `encode` returned, as an Arrow table.
+            rows: rows of what `encode` returned, as an Arrow table or, slower, as a list.
             modalities: which of the task's modalities; None for all.
 
         Returns:
@@ -259,24 +263,25 @@ class HighMMTProcessor(ProcessorMixin):
         from .arrow import elements_from_arrow, labels_from_arrow
 
         self._require_task(task)
+        table: Any = rows if hasattr(rows, "column_names") else self._as_table(task, rows)
         inputs: dict[str, Tensor] = {}
         masks: dict[str, Tensor] = {}
         for modality in self._names(task) if modalities is None else modalities:
             owner = f"Task {task!r}, modality {modality!r}"
-            if modality not in rows.column_names or modality not in self._names(task):
-                known = ", ".join(name for name in rows.column_names if name in self._names(task))
+            if modality not in table.column_names or modality not in self._names(task):
+                known = ", ".join(name for name in table.column_names if name in self._names(task))
                 raise ValueError(f"{owner}: not among the encoded columns of this task, {known}.")
             shape = self.shape(task, modality)
-            elements = elements_from_arrow(rows[modality], shape, owner)
+            elements = elements_from_arrow(table[modality], shape, owner)
             inputs[modality], mask = pad_elements(elements, shape, self._serializer(task, modality).pad_id)
             if mask is not None:
                 masks[modality] = mask
         batch: dict[str, Any] = {"inputs": {task: inputs}, "attention_mask": {task: masks}}
-        if "labels" in rows.column_names:
+        if "labels" in table.column_names:
             label_shape = self._targets[task].label_shape(self._fitted(task, "labels"))
-            batch["labels"] = {task: torch.from_numpy(labels_from_arrow(rows["labels"], label_shape))}
-        if "row" in rows.column_names:
-            row = rows["row"].to_numpy().astype(np.int64)
+            batch["labels"] = {task: torch.from_numpy(labels_from_arrow(table["labels"], label_shape))}
+        if "row" in table.column_names:
+            row = table["row"].to_numpy().astype(np.int64)
             batch["row"] = {task: torch.from_numpy(row)}
         return batch
 
@@ -530,12 +535,59 @@ class HighMMTProcessor(ProcessorMixin):
                 known = ", ".join(dataset.column_names)
                 raise ValueError(f"Task {task!r}: there is no column {column!r} in the data; its columns are {known}.")
 
-    def _raw_table(self, task: str, dataset: datasets.Dataset) -> pa.Table:
+    def _columns_with_target(self, task: str) -> list[str]:
         target = self._targets[task].column
-        columns = self._raw_columns(task) + ([target] if target is not None else [])
-        self._require_columns(dataset, columns, task)
-        table: pa.Table = dataset.select_columns(list(dict.fromkeys(columns))).with_format("arrow")[:]
-        return table
+        return self._raw_columns(task) + ([target] if target is not None else [])
+
+    @staticmethod
+    def _map_raw(function: Any, dataset: datasets.Dataset, columns: list[str], **options: Any) -> datasets.Dataset:
+        """`Dataset.map` over some raw columns as Arrow tables; the result replaces them and is cached."""
+        from datasets import Features, Value
+
+        options["features"] = Features(
+            {name: Value(kind) if isinstance(kind, str) else kind for name, kind in options["features"].items()}
+        )
+        chosen = list(dict.fromkeys(columns))
+        rows = dataset.select_columns(chosen).with_format("arrow")
+        return rows.map(function, batched=True, remove_columns=chosen, **options).with_format(None)
+
+    def _fit_table(self, table: pa.Table, *, task: str, names: list[str] | None) -> pa.Table:
+        """One row: the statistics of a task, as JSON."""
+        import pyarrow as pa
+
+        learned = {}
+        for modality in self._names(task):
+            values = self._column(task, modality, table)
+            learned[f"{task}/{modality}"] = self._serializer(task, modality).fit(values, self._source(task, modality))
+        target = self._targets[task]
+        labels = None if target.column is None else table[target.column]
+        learned[f"{task}/labels"] = target.fit(labels, self._label_source(task), names)
+        return pa.table({"statistics": [json.dumps(plain_copy("statistics", learned))]})
+
+    def _as_table(self, task: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+        """Encoded rows, one by one, as `encode` has them."""
+        import pyarrow as pa
+        from datasets import Features
+
+        if not rows:
+            raise ValueError(f"Task {task!r}: there are no rows to collate.")
+        features = self._encoded_features(task, with_labels="labels" in rows[0])
+        schema = Features({name: kind for name, kind in features.items() if name in rows[0]}).arrow_schema
+        return pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+
+    def _encoded_features(self, task: str, with_labels: bool) -> dict[str, Any]:
+        """Columns of what `encode` returns."""
+        from datasets import List, Value
+
+        features: dict[str, Any] = {"row": Value("int64")}
+        for modality in self._names(task):
+            ids = self.shape(task, modality).num_channels is None
+            features[modality] = List(Value("int32" if ids else "float32"))
+        if with_labels:
+            target = self._targets[task]
+            number = Value("int64" if target.is_class or target.problem_type == "retrieval" else "float32")
+            features["labels"] = List(number) if target.label_shape(self._fitted(task, "labels")) else number
+        return features
 
     def _column(self, task: str, modality: str, table: pa.Table) -> Any:
         """A modality's raw values: one column, or several side by side."""
@@ -574,9 +626,12 @@ class HighMMTProcessor(ProcessorMixin):
             numbers += int(length * np.prod(shape.tail, dtype=np.int64))
         return max(1, min(1000, MAX_NUMBERS_PER_BATCH // numbers))
 
-    def _fingerprint(self, task: str, dataset: datasets.Dataset, with_labels: bool) -> str:
-        """Name of the cached result: data, settings, tokenizer and the code of this room."""
-        parts = [dataset._fingerprint, task, str(with_labels), self.to_json_string(), code_digest()]
+    def _fingerprint(self, what: str, task: str, dataset: datasets.Dataset, *more: Any) -> str:
+        """Name of a cached result: data, settings, tokenizer and the code of this room."""
+        settings: Any = self.to_dict()
+        if what == "fit":  # depends on this task alone, whatever else is fitted
+            settings = [{name: self.modalities[name] for name in self._names(task)}, self.tasks[task]]
+        parts = [what, task, dataset._fingerprint, json.dumps([settings, *more]), code_digest()]
         if self.tokenizer is not None:
             backend = getattr(self.tokenizer, "backend_tokenizer", None)
             parts.append(backend.to_str() if backend is not None else repr(self.tokenizer))

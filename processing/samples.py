@@ -63,6 +63,28 @@ def arrange_samples(
     return {modality: [None] * count if value is None else value for modality, value in values.items()}, False
 
 
+def chosen_columns(
+    task: str, batch: Mapping[str, Any] | Sequence[Mapping[str, Any]], known: Sequence[str]
+) -> dict[str, Any]:
+    """The columns of a row, of a slice of a data set or of a list of rows that a task knows.
+
+    Raises:
+        ValueError: something else, or rows of which some lack a column.
+    """
+    if isinstance(batch, Mapping):
+        return {name: batch[name] for name in batch if name in known}
+    if not isinstance(batch, (list, tuple)) or not batch or not all(isinstance(row, Mapping) for row in batch):
+        raise ValueError(
+            f"Task {task!r}: a batch is a mapping of columns or a list of rows, not {type(batch).__name__}."
+        )
+    names = [name for name in batch[0] if name in known]
+    for row, values in enumerate(batch):
+        for name in names:
+            if name not in values:
+                raise ValueError(f"Task {task!r}, row {row}: there is no column {name!r}, which row 0 has.")
+    return {name: [row[name] for row in batch] for name in names}
+
+
 def _side_by_side(task: str, modality: str, columns: Sequence[str], given: Mapping[str, Any]) -> Any:
     """Raw columns of numbers as rows of a table."""
     for column in columns:
