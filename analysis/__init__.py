@@ -14,6 +14,7 @@ from .grouping import (
 from .model_card import model_card
 from .report import write_pictures, write_report
 from .run_folder import load_model, load_model_folder, open_run_folder
+from .sample_picture import draw_sample
 from .study import METHODS, Study, StudySettings, measure_matrices, run_study, select_tasks
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "StudySettings",
     "choose_groups",
     "groups_by_hand",
+    "draw_sample",
     "load_model",
     "load_model_folder",
     "measure_matrices",

@@ -426,17 +426,33 @@ def report(folder: RunArgument) -> None:
 @app.command()
 def inspect(
     suite: SuiteArgument,
-    task: Annotated[str | None, typer.Option(help="One task; without it, all.", rich_help_panel=_DATA)] = None,
+    task: Annotated[
+        str | None, typer.Option(help="One task, with a picture; without it, all.", rich_help_panel=_DATA)
+    ] = None,
+    row: Annotated[
+        int, typer.Option(min=0, help="Which row of the training split the picture shows.", rich_help_panel=_DATA)
+    ] = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Picture of the row, as given and as the model reads it. Default: SUITE-TASK.png, here.",
+            rich_help_panel=_RESULT,
+        ),
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
     """What a suite's data looks like: rows, shapes, ranges, missing values, classes.
 
-    Example: highmmt inspect starter --task liver
+    With --task it also saves a picture of one row, each modality as it was given and as the model reads it.
+
+    Example: highmmt inspect starter --task liver --output liver.png
     """
+    if task is None and output is not None:
+        raise ValueError("The picture shows a row of one task; choose it with --task.")
     loaded = load_named_suite(suite, None, data_dir)
     names = [task] if task else list(loaded.tasks)
     specs = [loaded.task(name) for name in names]
-    from .commands import inspect_task
+    from .commands import draw_task, inspect_task
 
     for name, spec in zip(names, specs, strict=True):
         summary = inspect_task(loaded, name)
@@ -451,6 +467,9 @@ def inspect(
             table.add_row(modality, *(values[key] for key in keys))
         out.print(table)
         tell(f"  target: {summary['target']}\n")
+    if task is not None:
+        with _writes_to(output.parent if output else Path()):
+            tell(f"  row {row} of train: {draw_task(loaded, task, row, output)}")
 
 
 @app.command()

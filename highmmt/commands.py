@@ -27,6 +27,7 @@ from .analysis import (
     GroupSizes,
     StudySettings,
     choose_groups,
+    draw_sample,
     groups_by_hand,
     load_model,
     load_model_folder,
@@ -472,6 +473,33 @@ def report_folder(folder: Path) -> Path:
     return write_report(folder)
 
 
+def draw_task(suite: Suite, task: str, row: int, output: Path | None = None) -> Path:
+    """A picture of a row of a task's training split, before and after serialization.
+
+    Args:
+        suite: has the task.
+        task: name of the task.
+        row: which row, from 0.
+        output: `.png` file; None for `<suite>-<task>.png` in the working directory.
+
+    Returns:
+        The file written.
+
+    Raises:
+        ValueError: another ending, a folder, or no such row.
+    """
+    output = output or Path(f"{suite.name}-{task}.png")
+    if output.suffix.lower() != ".png":
+        raise ValueError(f"{output}: the picture is a PNG; name a file that ends in .png.")
+    if output.is_dir():
+        raise ValueError(f"{output} is a folder; name a file with --output.")
+    _require_writable(output)
+    rows = suite.load(task)["train"]
+    if row >= len(rows):
+        raise ValueError(f"Task {task!r}: the training split has no row {row}; its rows are 0 to {len(rows) - 1}.")
+    return write_bytes(output, draw_sample(suite.select([task]).build_processor(), rows, task, row))
+
+
 def inspect_task(suite: Suite, task: str) -> dict[str, Any]:
     """What a task's data looks like.
 
@@ -493,6 +521,9 @@ def inspect_task(suite: Suite, task: str) -> dict[str, Any]:
         value_range, missing = _raw_numbers(
             [train[column] for column in options.get("columns", [options.get("column")])]
         )
+        statistics = processor.statistics[f"{task}/{name}"]
+        if value_range == "-" and "low" in statistics:  # pictures in files
+            value_range = f"{statistics['low']:.4g} to {statistics['high']:.4g}"
         modalities[name] = {
             "kind": suite.modalities[name]["kind"],
             "shape": f"{axes} x {channels}",
@@ -509,19 +540,24 @@ def _share(value: float) -> str:
 
 
 def _raw_numbers(columns: list[pa.ChunkedArray]) -> tuple[str, str]:
-    """Range of the numbers in some columns, and the share of them that is missing; dashes where there are none."""
-    parts = []
+    """Range of the numbers in some columns, and the share of all their values that is missing; dashes for others."""
+    parts, total, missing = [np.zeros(0)], 0, 0
     for column in columns:
         array = plain_array(column)
         while is_list(array.type):
             array = plain_array(array.flatten())
-        if not (pa.types.is_floating(array.type) or pa.types.is_integer(array.type)):
+        if pa.types.is_floating(array.type) or pa.types.is_integer(array.type):
+            values = array.cast(pa.float64()).to_numpy(zero_copy_only=False)
+            parts.append(values[np.isfinite(values)])
+            missing += len(values) - len(parts[-1])
+        elif len(columns) > 1:  # a table's categories
+            missing += array.null_count
+        else:
             return "-", "-"
-        parts.append(array.cast(pa.float64()).to_numpy(zero_copy_only=False))
-    values = np.concatenate(parts)
-    finite = values[np.isfinite(values)]
-    value_range = f"{finite.min():.4g} to {finite.max():.4g}" if len(finite) else "-"
-    return value_range, _share(1 - len(finite) / max(len(values), 1))
+        total += len(array)
+    numbers = np.concatenate(parts)
+    value_range = f"{numbers.min():.4g} to {numbers.max():.4g}" if len(numbers) else "-"
+    return value_range, _share(missing / max(total, 1))
 
 
 def _target_in_words(processor: HighMMTProcessor, task: str, encoded: pa.Table) -> str:

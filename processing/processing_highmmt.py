@@ -178,18 +178,18 @@ class HighMMTProcessor(ProcessorMixin):
             samples = chosen_columns(task, batch, [*entries, *self._columns_with_target(task)])
         if label is None and target.column in samples and target.column not in (*entries, *self._raw_columns(task)):
             label = samples.pop(target.column)
-        ndims = {name: self._serializer(task, name).sample_ndim(self._fitted(task, name)) for name in entries}
+        ndims = {name: self.serializer(task, name).sample_ndim(self._fitted(task, name)) for name in entries}
         object_ndims = {
-            name: partial(self._serializer(task, name).object_ndim, self._fitted(task, name)) for name in entries
+            name: partial(self.serializer(task, name).object_ndim, self._fitted(task, name)) for name in entries
         }
         columns, single = arrange_samples(task, entries, ndims, object_ndims, samples)
         inputs: dict[str, Tensor] = {}
         masks: dict[str, Tensor] = {}
         for modality, values in columns.items():
             source, statistics = self._source(task, modality), self._fitted(task, modality)
-            elements = self._serializer(task, modality).encode(values, source, statistics)
+            elements = self.serializer(task, modality).encode(values, source, statistics)
             shape = self.shape(task, modality)
-            inputs[modality], mask = pad_elements(elements, shape, self._serializer(task, modality).pad_id)
+            inputs[modality], mask = pad_elements(elements, shape, self.serializer(task, modality).pad_id)
             if mask is not None:
                 masks[modality] = mask
         data: dict[str, Any] = {"inputs": {task: inputs}, "attention_mask": {task: masks}}
@@ -273,7 +273,7 @@ class HighMMTProcessor(ProcessorMixin):
                 raise ValueError(f"{owner}: not among the encoded columns of this task, {known}.")
             shape = self.shape(task, modality)
             elements = elements_from_arrow(table[modality], shape, owner)
-            inputs[modality], mask = pad_elements(elements, shape, self._serializer(task, modality).pad_id)
+            inputs[modality], mask = pad_elements(elements, shape, self.serializer(task, modality).pad_id)
             if mask is not None:
                 masks[modality] = mask
         batch: dict[str, Any] = {"inputs": {task: inputs}, "attention_mask": {task: masks}}
@@ -289,7 +289,14 @@ class HighMMTProcessor(ProcessorMixin):
 
     def shape(self, task: str, modality: str) -> ElementShape:
         """Axes and channels of one encoded row of a modality of a task."""
-        return self._serializer(task, modality).shape(self._fitted(task, modality))
+        return self.serializer(task, modality).shape(self._fitted(task, modality))
+
+    def serializer(self, task: str, modality: str) -> Serializer:
+        """What turns a modality of a task into elements; text has the tokenizer."""
+        serializer = self._serializers[task, modality]
+        if isinstance(serializer, TextSerializer):
+            return dataclasses.replace(serializer, tokenizer=self.tokenizer)
+        return serializer
 
     def num_labels(self, task: str) -> int:
         """Number of classes or of predicted quantities of a task; for a retrieval the width of the shared space."""
@@ -478,12 +485,6 @@ class HighMMTProcessor(ProcessorMixin):
     def _text_serializer(self) -> TextSerializer:
         return next(item for item in self._serializers.values() if isinstance(item, TextSerializer))
 
-    def _serializer(self, task: str, modality: str) -> Serializer:
-        serializer = self._serializers[task, modality]
-        if isinstance(serializer, TextSerializer):
-            return dataclasses.replace(serializer, tokenizer=self.tokenizer)
-        return serializer
-
     def _names(self, task: str) -> list[str]:
         """The task's modalities, in its order."""
         return list(self.tasks[task]["modalities"])
@@ -558,7 +559,7 @@ class HighMMTProcessor(ProcessorMixin):
         learned = {}
         for modality in self._names(task):
             values = self._column(task, modality, table)
-            learned[f"{task}/{modality}"] = self._serializer(task, modality).fit(values, self._source(task, modality))
+            learned[f"{task}/{modality}"] = self.serializer(task, modality).fit(values, self._source(task, modality))
         target = self._targets[task]
         labels = None if target.column is None else table[target.column]
         learned[f"{task}/labels"] = target.fit(labels, self._label_source(task), names)
@@ -606,7 +607,7 @@ class HighMMTProcessor(ProcessorMixin):
         for modality in self._names(task):
             values = self._column(task, modality, table)
             source, statistics = self._source(task, modality, first), self._fitted(task, modality)
-            elements = self._serializer(task, modality).encode(values, source, statistics)
+            elements = self.serializer(task, modality).encode(values, source, statistics)
             columns[modality] = elements_to_arrow(elements, self.shape(task, modality))
         if with_labels:
             target, statistics = self._targets[task], self._fitted(task, "labels")
@@ -638,7 +639,7 @@ class HighMMTProcessor(ProcessorMixin):
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
     def _modality_config(self, task: str, modality: str) -> dict[str, Any]:
-        serializer, statistics = self._serializer(task, modality), self._fitted(task, modality)
+        serializer, statistics = self.serializer(task, modality), self._fitted(task, modality)
         shape = serializer.shape(statistics)
         config: dict[str, Any] = {
             "num_channels": shape.num_channels,

@@ -151,8 +151,13 @@ def test_evaluation_repeats_the_numbers_of_the_run(
 
 
 def test_inspection_says_what_the_data_looks_like(
-    tiny: ModuleType, suite_file: Path, capsys: pytest.CaptureFixture[str]
+    tiny: ModuleType,
+    suite_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     assert tiny.highmmt("inspect", suite_file) == 0
     said = capsys.readouterr().out
     assert "signs (vision): train 48, validation 20, test 16; metric accuracy" in said
@@ -167,8 +172,32 @@ def test_inspection_says_what_the_data_looks_like(
     assert "target: a 33%, b 33%, c 33%" in said
     place = np.stack(pandas.read_parquet(suite_file.parent / "walk-train.parquet")["place"])
     assert f"target: x {place[:, 0].mean():.3g} ± " in said
+    assert not list(tmp_path.glob("*.png"))
     assert tiny.highmmt("inspect", suite_file, "--task", "tones") == 0
-    assert "signs" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "signs" not in said
+    assert "row 0 of train: tiny-tones.png" in said
+    assert (tmp_path / "tiny-tones.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_picture_of_a_row_goes_where_it_is_asked_for(
+    tiny: ModuleType, suite_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = {}
+    for row in ("0", "1"):
+        path = tmp_path / "pictures" / f"{row}.png"
+        assert tiny.highmmt("inspect", suite_file, "--task", "walk", "--row", row, "--output", path) == 0
+        pictures[row] = path.read_bytes()
+    assert pictures["0"] != pictures["1"]
+    capsys.readouterr()
+    for arguments, message in (
+        (["--output", "a.png"], "choose it with --task"),
+        (["--task", "walk", "--output", "a.jpg"], "the picture is a PNG"),
+        (["--task", "walk", "--output", tmp_path], "the picture is a PNG"),
+        (["--task", "walk", "--row", "48"], "has no row 48; its rows are 0 to 47"),
+    ):
+        assert tiny.highmmt("inspect", suite_file, *arguments) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_the_stages_one_by_one(
