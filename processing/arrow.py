@@ -103,6 +103,14 @@ def objects_of_column(column: pa.ChunkedArray | pa.Array) -> Any:
     return array.to_pylist() if _is_object(kind) else array
 
 
+def fields_of_column(column: pa.ChunkedArray | pa.Array, names: Sequence[str]) -> list[pa.Array] | None:
+    """Fields of a column of structures, null where a structure is; None for another column or other structures."""
+    array = plain_array(column)
+    if not pa.types.is_struct(array.type) or any(array.type.get_field_index(name) < 0 for name in names):
+        return None
+    return [pc.struct_field(array, name) for name in names]
+
+
 def elements_to_arrow(elements: Elements, shape: ElementShape) -> pa.ListArray:
     """One flat list per row, row-major over axes and channels."""
     width = int(np.prod(shape.tail, dtype=np.int64))

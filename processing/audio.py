@@ -14,7 +14,7 @@ import numpy as np
 from transformers.audio_utils import mel_filter_bank, window_function
 
 from .images import file_content
-from .rows import Source, Values, as_array, entries_of
+from .rows import Source, Values, as_array, entries_of, some_rows
 from .scaling import mean_and_deviation
 from .serializers import (
     Elements,
@@ -103,6 +103,7 @@ class AudioSerializer(NumericSerializer):
 
     def fit(self, values: Values, source: Source) -> Statistics:
         """Mean and deviation of the log-mel power, and the longest recording in frames. See `Serializer.fit`."""
+        values, source = some_rows(values, source, lambda *row: self._spectrograms(*row)[0].size)
         frames, lengths = self._spectrograms(values, source)
         if not len(frames):
             raise source.error("the training split holds no recording.")

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .rows import Source, Values, as_array, entries_of
+from .rows import Source, Values, as_array, entries_of, is_arrow, read_rows
 from .serializers import Elements, ElementShape, FlaggedSerializer, Statistics, check_choice, check_whole
 
 
@@ -53,21 +53,20 @@ class GraphSerializer(FlaggedSerializer):
 
     def fit(self, values: Values, source: Source) -> Statistics:
         """Scale of each channel of the nodes. See `Serializer.fit`."""
-        rows, matrix, statistics = self._fit_rows(_nodes(values, source), source)
+        rows, matrix, statistics = self._fit_rows(_parts(values, source)[0], source)
         statistics["longest"] = int(rows.lengths.max())
         return self._check_fit({**statistics, **self._fit_scaling(matrix)}, source)
 
     def encode(self, values: Values, source: Source, statistics: Statistics) -> Elements:
         """(nodes, channels): values, missing flags if any, neighbours, degree, walks. See `Serializer.encode`."""
-        entries = entries_of(values)
-        rows, matrix = self._read(_nodes(entries, source), source, statistics)
+        nodes, edges = _parts(values, source)
+        rows, matrix = self._read(nodes, source, statistics)
         scaled = self._scaled(matrix, statistics)
         own = [scaled, np.isnan(matrix).astype(np.float64)] if self._flagged(statistics) else [scaled]
         ends = np.cumsum(rows.lengths)
         structure = [np.zeros((0, self._num_structure(scaled.shape[1])))]
-        for row, (entry, end, count) in enumerate(zip(entries, ends, rows.lengths, strict=True)):
-            edges = _edges(entry, int(count), source, row)
-            structure.append(self._structure(scaled[end - count : end], edges))
+        for row, (pairs, end, count) in enumerate(zip(edges, ends, rows.lengths, strict=True)):
+            structure.append(self._structure(scaled[end - count : end], _checked(pairs, int(count), source, row)))
         return self._elements(np.concatenate([*own, np.concatenate(structure)], axis=1), rows.lengths)
 
     def shape(self, statistics: Statistics) -> ElementShape:
@@ -106,34 +105,38 @@ class GraphSerializer(FlaggedSerializer):
         return np.concatenate([np.zeros((count, 0)), *parts], axis=1)
 
 
-def _nodes(values: Values, source: Source) -> list[Any]:
-    """The nodes of each graph, None where it is absent."""
-    found: list[Any] = []
+def _parts(values: Values, source: Source) -> tuple[Values, list[np.ndarray]]:
+    """The nodes of each graph, None where it is absent, and its edges."""
+    if is_arrow(values):
+        from .arrow import fields_of_column
+
+        if (fields := fields_of_column(values, ("nodes", "edges"))) is not None:
+            rows = read_rows(fields[1], source, (2,))
+            return fields[0], np.split(rows.values, np.cumsum(rows.lengths)[:-1])
+    nodes, edges = [], []
     for row, entry in enumerate(entries_of(values)):
         if entry is None:
-            found.append(None)
+            nodes.append(None)
+            edges.append(np.zeros((0, 2)))
         elif isinstance(entry, Mapping) and entry.get("nodes") is not None and "edges" in entry:
-            found.append(entry["nodes"])
+            nodes.append(entry["nodes"])
+            pairs = as_array([] if entry["edges"] is None else entry["edges"], source, row)
+            edges.append(pairs if pairs.size else np.zeros((0, 2)))
         else:
             what = f"a mapping of {', '.join(map(str, entry))}" if isinstance(entry, Mapping) else type(entry).__name__
             raise source.error(f"found {what}, expected a mapping with 'nodes' and 'edges'.", row)
-    return found
+    return nodes, edges
 
 
-def _edges(entry: Mapping[str, Any] | None, count: int, source: Source, row: int) -> np.ndarray:
-    """(edges, 2) positions of nodes.
+def _checked(pairs: np.ndarray, count: int, source: Source, row: int) -> np.ndarray:
+    """Edges as (edges, 2) int64 positions of nodes.
 
     Raises:
         ValueError: other numbers, or another shape; the message names the row.
     """
-    edges = entry.get("edges") if entry is not None else None
-    if edges is None or len(edges) == 0:
-        return np.zeros((0, 2), np.int64)
-    pairs = as_array(edges, source, row)
     if pairs.ndim != 2 or pairs.shape[1] != 2:
         raise source.error(f"found edges of shape {' x '.join(map(str, pairs.shape))}, expected edges x 2.", row)
     wrong = ~((pairs >= 0) & (pairs < count) & (pairs == np.floor(pairs)))
     if wrong.any():
-        found = pairs[wrong][0]
-        raise source.error(f"an edge leads to node {found:g}; the graph's {count} nodes count from 0.", row)
+        raise source.error(f"an edge leads to node {pairs[wrong][0]:g}; the graph's {count} nodes count from 0.", row)
     return pairs.astype(np.int64)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from .rows import Rows, Source, Values, as_array, entries_of, is_arrow, read_rows
+from .rows import Rows, Source, Values, as_array, entries_of, is_arrow, read_rows, some_rows
 from .scaling import mean_and_deviation
 from .serializers import (
     Elements,
@@ -82,6 +82,7 @@ class PictureSerializer(NumericSerializer):
 
     def fit(self, values: Values, source: Source) -> Statistics:
         """Size of the pictures, and mean, deviation, smallest and largest pixel. See `Serializer.fit`."""
+        values, source = some_rows(values, source, self._count)
         pictures = Pictures.read(self, values, source)
         rows = read_rows(pictures.values, source, None)
         if not len(rows.values):
@@ -151,6 +152,10 @@ class PictureSerializer(NumericSerializer):
         """A file or a PIL image is one sample; in a list it is one frame, where samples are lists of them."""
         stack_of_them = statistics["stacked"] and not statistics.get("single", False)
         return self.sample_ndim(statistics) - (nested and stack_of_them)
+
+    def _count(self, values: Values, source: Source) -> int:
+        """Numbers in a column of pictures."""
+        return int(read_rows(Pictures.read(self, values, source).values, source).values.size)
 
     def _cut(self, frames: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return frames, lengths

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Values: TypeAlias = "pa.ChunkedArray | pa.Array | np.ndarray | Sequence[Any]"
+
+MAX_FIT_NUMBERS = 2**27  # pixels, or numbers of spectrograms, that statistics are taken from
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,14 @@ class Source:
         column: raw column, as the dataset names it.
         modality: name of the modality; None for targets.
         first_row: index, in the raw split, of the first of the values.
+        row_step: how many rows of the raw split there are from one of the values to the next.
     """
 
     task: str
     column: str
     modality: str | None = None
     first_row: int = 0
+    row_step: int = 1
 
     def error(self, message: str, row: int | None = None) -> ValueError:
         """A `ValueError` that names task, modality, column and, counted from `first_row`, the row."""
@@ -37,7 +41,7 @@ class Source:
             place += f"modality {self.modality!r}, "
         place += f"column {self.column!r}"
         if row is not None:
-            place += f", row {self.first_row + row}"
+            place += f", row {self.first_row + row * self.row_step}"
         return ValueError(f"{place}: {message}")
 
 
@@ -167,6 +171,20 @@ def read_numbers(values: Values, source: Source) -> np.ndarray:
                 raise source.error(f"found shape {shape_text(array.shape)}, expected a single number.", row)
             numbers[row] = array
     return numbers
+
+
+def some_rows(values: Values, source: Source, numbers_of: Callable[[Any, Source], int]) -> tuple[Values, Source]:
+    """Evenly spaced rows of a column, as many as hold `MAX_FIT_NUMBERS`; all of them, in most cases.
+
+    Args:
+        values: a column of rows that are about as large as the first one that is there.
+        source: where it comes from.
+        numbers_of: how many numbers a column has, given the column and where it comes from.
+    """
+    first = next((row for row in range(len(values)) if entries_of(values[row : row + 1])[0] is not None), 0)
+    numbers = numbers_of(values[first : first + 1], replace(source, first_row=source.first_row + first))
+    step = -(-len(values) * numbers // MAX_FIT_NUMBERS)
+    return (values, source) if step <= 1 else (values[::step], replace(source, row_step=step))
 
 
 def entries_of(values: Values) -> list[Any]:

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import scipy.io.wavfile
@@ -199,6 +200,8 @@ def test_what_is_no_recording_is_refused_by_row(value: Any, message: str) -> Non
 def test_a_training_split_without_recordings_is_refused() -> None:
     with pytest.raises(ValueError, match="the training split holds no recording"):
         encoded([None, None], [])
+    with pytest.raises(ValueError, match="row 2: the audio file is empty"):
+        encoded([None, None, b""], [])
 
 
 BAD_OPTIONS = [
@@ -246,6 +249,9 @@ def test_columns_of_recordings_are_read_from_a_dataset(tmp_path: Path) -> None:
         "bytes": Dataset.from_dict({"sound": sounds(), "label": [0, 1, 0]}),
         "audio": Dataset.from_dict(
             {"sound": [{"bytes": data, "path": None} for data in sounds()], "label": [0, 1, 0]}, features=feature
+        ),
+        "feature": Dataset.from_dict({"sound": paths, "label": [0, 1, 0]}).cast(
+            Features(sound=datasets.Audio(), label=Value("int64"))
         ),
         "waveforms": Dataset.from_dict({"sound": waveforms, "label": [0, 1, 0]}),
     }

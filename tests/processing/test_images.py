@@ -8,6 +8,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 from datasets import Dataset, Features, Value
 from hypothesis import given, settings
@@ -186,6 +187,19 @@ def test_a_picture_that_cannot_be_resized_is_refused() -> None:
         encoded("image", [np.full((4, 4), np.nan)], [], size=8)
     with pytest.raises(ValueError, match="row 0: found a list of 2 pictures, expected one; stacks need num_axes=3"):
         encoded("image", [[file_bytes(noise(4, 4))] * 2], [])
+
+
+def test_statistics_of_many_pictures_are_those_of_evenly_spaced_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = [None, *noise(9, 8, 8)]
+    monkeypatch.setattr("highmmt.processing.rows.MAX_FIT_NUMBERS", 5 * 64)
+    serializer = build_serializer("image", {}, "Modality 'modality'")
+    statistics = serializer.fit(pictures, SOURCE)
+    assert statistics["mean"] == pytest.approx(np.stack(pictures[2::2]).mean())
+    assert (
+        serializer.fit(pa.array([None if item is None else item.tolist() for item in pictures]), SOURCE) == statistics
+    )
+    with pytest.raises(ValueError, match="row 4: the image cannot be read"):
+        serializer.fit([file_bytes(item) for item in pictures[1:5]] + [b"broken"] * 6, SOURCE)
 
 
 # Videos
