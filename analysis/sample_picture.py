@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import textwrap
 from collections.abc import Callable
@@ -75,7 +76,9 @@ def draw_sample(processor: HighMMTProcessor, rows: Dataset, task: str, row: int 
 
 
 def _draw_picture(panel: Any, value: Any, serializer: Any, source: Source) -> None:
-    pixels = np.asarray(Pictures.read(serializer, [value], source).values[0])
+    # Frames in files of their own may differ in size, and then stand side by side only once they are resized.
+    own_size = serializer if isinstance(value, list) else dataclasses.replace(serializer, size=None)
+    pixels = np.asarray(Pictures.read(own_size, [value], source).values[0])
     if pixels.ndim == 2 or (pixels.ndim == 3 and not serializer._stacks):
         _show(panel, pixels)
     else:

@@ -11,8 +11,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 
 pytest.importorskip("rich")
 
@@ -218,3 +220,34 @@ def test_a_ratio_is_that_of_the_medians_with_the_spread_within_rounds() -> None:
     spread = importlib.import_module("measuring").ratio([2.0, 4.0, 9.0], [1.0, 2.0, 3.0])
     assert spread.median == 2.0
     assert (spread.lower, spread.upper) == (2.0, 2.5)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+def test_processing_compares_every_kind_with_a_plain_loop_that_gives_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = run("processing", tmp_path, "--workers", "1", "--kinds", "image", "table", "text")
+    assert list(results["kinds"]) == ["image", "table", "text"]
+    for kind, values in results["kinds"].items():
+        assert set(values["seconds"]) == {"plain", "first", "first, one process", "later"}
+        assert min(values["samples_per_second"].values()) > 0
+        assert set(results["second_run"][kind]) == {"first", "second"}
+    assert "Raw rows to batches, 1 workers" in capsys.readouterr().out
+
+
+def test_every_kind_is_in_the_benchmark_of_processing() -> None:
+    from highmmt.processing import SERIALIZERS
+
+    assert set(importlib.import_module("processing").OPTIONS) == set(SERIALIZERS)
+
+
+@pytest.mark.parametrize("kind", ["video", "audio", "spectrum", "time_series", "set", "graph"])
+def test_ours_and_the_plain_loop_agree(kind: str) -> None:
+    benchmark = importlib.import_module("processing")
+    rows = [benchmark.sample(kind, np.random.default_rng(seed)) for seed in range(6)]
+    data = Dataset.from_dict({"sample": rows, "label": [0, 1] * 3})
+    processor = benchmark.new_processor(kind)
+    processor.fit("one", data)
+    plain = benchmark.plain_epoch(benchmark.PlainRows(data, kind, processor), 0)
+    ours = benchmark.our_epoch(processor, kind, processor.encode("one", data))
+    torch.testing.assert_close(ours[0], plain[0], atol=1e-3, rtol=1e-3)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, load_dataset
 from transformers import BertTokenizer, GPT2Tokenizer
 
 from highmmt.configuration import HighMMTConfig
@@ -62,6 +62,27 @@ def test_any_tokenizer_can_be_named_and_travels_with_the_processor(make: Any, id
     assert loaded.to_dict() == processor.to_dict()
     assert type(loaded.tokenizer) is type(processor.tokenizer)
     assert torch.equal(loaded("toy", note=["short of breath", "tired"])["inputs"]["toy"]["note"], found)
+
+
+def test_another_tokenizer_of_the_same_size_finds_no_rows_in_the_cache(tmp_path: Path) -> None:
+    words = ["[PAD]", "[UNK]", "short", "of", "breath", "tired"]
+    tokenizers = [
+        BertTokenizer(vocab={word: index for index, word in enumerate(order)})
+        for order in (words, words[:2] + words[:1:-1])
+    ]
+    ROWS.to_parquet(tmp_path / "rows.parquet")
+    rows = load_dataset("parquet", data_files=str(tmp_path / "rows.parquet"), cache_dir=str(tmp_path), split="train")
+    found = []
+    for tokenizer in tokenizers:
+        processor = HighMMTProcessor(
+            {"note": {"kind": "text"}},
+            {"toy": {"modalities": {"note": {"column": "note"}}, "target": {"column": "label"}}},
+            tokenizer=tokenizer,
+        )
+        processor.fit("toy", rows)
+        found.append((processor.statistics, processor.encode("toy", rows)["note"][0]))
+    assert found[0][0] == found[1][0]
+    assert (found[0][1], found[1][1]) == ([2, 3, 4], [5, 4, 3])
 
 
 def test_a_tokenizer_that_is_not_there_is_an_error(tmp_path: Path) -> None:
