@@ -335,7 +335,7 @@ def cluster(
     Example: highmmt cluster runs/mine --k 6
     """
     with _writes_to(output.parent if output else folder):
-        _prepare_libraries()
+        prepare_libraries()
         from .commands import cluster_folder
 
         found = cluster_folder(
