@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig
 from ..configuration import HighMMTConfig
 from ..configuration.configuration_highmmt import ModalityConfig
 from ..processing.processing_highmmt import MODEL_OPTIONS
-from ..processing.sequences import SERIALIZERS, option_names
+from ..processing.kinds import SERIALIZERS, option_names
 from .builders import builder_class, builder_names, builder_options
 from .schema import METRICS, NOT_SIZES, PROBLEM_TYPES, SUITE_KEYS, TASK_KEYS, TRAINING_KEYS
 from .splits import SPLITS

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from highmmt.configuration import HighMMTConfig, ModalityConfig
 from highmmt.modeling_highmmt import HighMMTModel
-from highmmt.modeling_highmmt.layers import grid_positions
+from highmmt.modeling_highmmt.inputs import grid_positions
 from highmmt.processing import HighMMTProcessor
 from highmmt.processing.rows import Source
 from highmmt.processing.sequences import TimeSeriesSerializer

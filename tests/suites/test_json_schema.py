@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from highmmt.processing.sequences import SERIALIZERS, option_names
+from highmmt.processing.kinds import SERIALIZERS, option_names
 from highmmt.suites import Suite
 from highmmt.suites.builders import builder_names
 from highmmt.suites.json_schema import suite_json_schema
