@@ -104,7 +104,7 @@ def write_figures(run_folder: Path, linkage: Linkage = "average") -> Path | None
     if not views:
         return None
     folder = run_folder / "heterogeneity" / "figures"
-    inputs = [_VERSION]
+    inputs: list[Any] = [_VERSION]
     for view in views:
         stability = view.stability.to_dict() if view.stability else None
         inputs += [view.matrix.to_dict(), view.linkage, view.groups, stability]
@@ -255,7 +255,7 @@ def draw_matrix(axes: Any, view: View) -> None:
     facts = [f"{matrix.num_measured} of {pairs} pairs measured ({seeds})"]
     if pairs > matrix.num_measured:
         facts.append("~ and dashed: imputed")
-    if any(cell(row, column).note for row, column in zip(*np.tril_indices(len(matrix.nodes), -1), strict=True)):
+    if np.isfinite(matrix.standard_errors[np.tril_indices(len(matrix.nodes), -1)]).any():
         facts.append("±: standard error")
     _draw_triangle(axes, view, cell, f"Heterogeneity of {NOUNS[view.kind]}", "; ".join(facts))
     middle = scale.top * (0.25 if scale.by_root else 0.5)
@@ -313,7 +313,7 @@ def _draw_triangle(axes: Any, view: View, cell: Callable[[int, int], _Cell], tit
             axes.add_patch(Rectangle((row + 0.02, row + 0.02), 0.96, 0.96, facecolor=_RULE))
             continue
         fill, ink = group_fills[view.groups[node] % len(group_fills)]
-        box = {"boxstyle": "round,pad=0,rounding_size=0.12", "facecolor": fill, "edgecolor": "none"}
+        box: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.12", "facecolor": fill, "edgecolor": "none"}
         axes.add_patch(FancyBboxPatch((row + 0.12, row + 0.2), 0.76, 0.6, **box))
         axes.text(
             row + 0.5, row + 0.52, view.group_name(node), color=ink, ha="center", va="center", fontsize=8.5,
@@ -321,7 +321,7 @@ def _draw_triangle(axes: Any, view: View, cell: Callable[[int, int], _Cell], tit
         )  # fmt: skip
     if squares:
         faces, edges, lines = zip(*styles, strict=True)
-        look = {"facecolors": faces, "edgecolors": edges, "linestyles": lines, "linewidths": 0.8}
+        look: dict[str, Any] = {"facecolors": faces, "edgecolors": edges, "linestyles": lines, "linewidths": 0.8}
         axes.add_collection(PatchCollection(squares, **look), autolim=False)
     for start, end, group in _runs([view.groups[node] for node in order] if view.groups else []):
         color = group_fills[group % len(group_fills)][0]
@@ -451,7 +451,7 @@ def _spectrum_figure(views: Sequence[View]) -> Any:
     return figure
 
 
-def _silhouette_figure(views: Sequence[View], curves: Mapping[str, dict[int, float]]) -> Any:
+def _silhouette_figure(views: Sequence[View], curves: Mapping[MatrixKind, dict[int, float]]) -> Any:
     """Mean silhouette against the number of groups, and the number that was taken."""
     from matplotlib.figure import Figure
 
@@ -462,12 +462,12 @@ def _silhouette_figure(views: Sequence[View], curves: Mapping[str, dict[int, flo
         if not curve:
             continue
         color, marker, line = _LINES[view.kind]
-        style = {"color": color, "marker": marker, "markersize": 4, "linestyle": line}
+        style: dict[str, Any] = {"color": color, "marker": marker, "markersize": 4, "linestyle": line}
         count = len(set(view.groups)) if view.groups else None
         taken = "" if count is None else f": {count} group{'' if count == 1 else 's'}"
         axes.plot(list(curve), list(curve.values()), **style, label=f"{NOUNS[view.kind]}{taken}")
         if count in curve:
-            ring = {"markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.5}
+            ring: dict[str, Any] = {"markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.5}
             axes.plot([count], [curve[count]], **{**style, **ring, "linestyle": "none", "marker": "o"})
     label = f"below {SILHOUETTE_THRESHOLD}: no structure"
     axes.axhline(SILHOUETTE_THRESHOLD, color=_SOFT, linestyle=":", linewidth=1.2, label=label)

@@ -55,7 +55,7 @@ def choose_groups(
     Raises:
         ValueError: numbers that contradict each other or cannot be had.
     """
-    parts: dict[str, int] = {}
+    parts: dict[str, Any] = {}
     if max_parameters is not None:
         found = sizes()
         left_out = [len(matrices[kind].excluded) for kind in KINDS]

@@ -12,12 +12,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
+from highmmt.analysis import save_stability
 from highmmt.analysis.charts import format_number, format_parameters
 from highmmt.analysis.report import read_run, verdict, write_pictures, write_report
-from highmmt.configuration import interaction_name
+from highmmt.configuration import ParameterGroups, interaction_name
+from highmmt.heterogeneity import HeterogeneityMatrix
 
 TASKS = {
     "digits": ["image", "spectrum", "table"],
@@ -509,6 +512,27 @@ def test_groups_chosen_by_hand_are_shown_without_a_cut(run: Path) -> None:
 def test_groups_of_other_nodes_mark_nothing(run: Path) -> None:
     write_json(run / "parameter_groups.json", {"unimodal": {"other/table": 0}, "crossmodal": {}})
     assert "names other nodes than this matrix" in page_of(run).text
+
+
+def test_the_page_says_how_sure_the_groups_are_and_forgets_it_with_other_groups(run: Path) -> None:
+    matrices = {
+        kind: HeterogeneityMatrix.from_json_file(run / "heterogeneity" / f"{kind}.json")
+        for kind in ("unimodal", "interaction")
+    }
+    for matrix in matrices.values():
+        matrix.standard_errors[np.isnan(matrix.standard_errors)] = 0.05
+    file = run / "parameter_groups.json"
+    assert "How sure" not in page_of(run).text
+    found = save_stability(file, ParameterGroups.from_json_file(file), matrices, "complete")
+    text = page_of(run).text
+    assert "distances drawn again within their standard errors (400 samples)" in text
+    assert "complete linkage" in text
+    for stability in found.values():
+        for node, share in zip(stability.nodes, stability.support, strict=True):
+            assert share is not None and f"{node} · {100 * share:.0f} %" in text
+    groups = json.loads(file.read_text(encoding="utf-8"))
+    write_json(file, {kind: dict.fromkeys(members, 0) for kind, members in groups.items()})
+    assert "How sure" not in page_of(run).text
 
 
 def test_interactions_are_found_in_either_spelling(run: Path) -> None:
