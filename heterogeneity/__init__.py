@@ -17,7 +17,8 @@ from .distances import (
     singular_value_shares,
     triangle_inequality_rate,
 )
-from .measure import estimate_sweep, measure_heterogeneity
+from .estimate import SweepEstimate, estimate_sweep
+from .measure import measure_heterogeneity
 from .settings import MEASURING_VERSION, HeterogeneitySettings
 from .stability import GroupStability, co_membership, group_stability
 from .transfer import TransferMeasurement
@@ -31,6 +32,7 @@ __all__ = [
     "MEASURING_VERSION",
     "TransferMeasurement",
     "PairSampler",
+    "SweepEstimate",
     "cluster_nodes",
     "cluster_parameter_groups",
     "co_membership",

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
+from ..configuration.files import write_bytes
 from ..modeling_highmmt import HighMMTModel
 from ..processing import HighMMTProcessor, to_device
 from ..suites import Suite
 from ..train import StaggeredSchedule, build_config, build_model
 from ..train.trainer import EncodedTasks, iterate_batches, merge_batches, process_state
 from .distances import DistanceEstimate, MatrixKind
-from .settings import HeterogeneitySettings
+from .settings import HeterogeneitySettings, RunLog, run_owner
 from .stacked import MAX_GRAD_NORM
 
 _ROWS = 256  # of one pass through the validation split
@@ -42,13 +45,14 @@ def feature_distances(
     kind: MatrixKind,
     nodes: Sequence[str],
     settings: HeterogeneitySettings,
+    folder: Path,
     advance: Callable[[int], Any] = lambda steps: None,
 ) -> DistanceEstimate:
     """Squared distance of mean features, `||mean U(X1) - mean U(X2)||^2`, of one model trained on all tasks at once.
 
     The features of a modality-task pair are its latents, those of an interaction the vectors of its two ordered pairs,
     added, as their order means nothing. The mean is over the validation rows that have the inputs. Every process makes
-    the same.
+    the same; the main one alone writes.
 
     Args:
         suite, processor, data: what to train on.
@@ -59,9 +63,11 @@ def feature_distances(
     Source: Liang et al., TMLR 05/2023, section 3.2, baseline (6), after Sun et al., 2016; the paper numbers no
     equation and does not say that means are compared, which is ours: the rows of two tasks have no common order.
     """
+    with process_state().main_process_first():
+        log = joint_log(suite, settings, folder, writes=process_state().is_main_process)
     distances = []
     for seed in range(settings.seed, settings.seed + settings.num_seeds):
-        model = _train_jointly(suite, processor, data, settings, seed, advance)
+        model = _joint_model(suite, processor, data, settings, seed, folder, log, advance)
         features = np.array([_mean_features(model, processor, data, kind, node) for node in nodes])
         squares = ((features[:, None] - features[None]) ** 2).sum(-1) if len(nodes) else np.zeros((0, 0))
         distances.append(squares)
@@ -80,15 +86,55 @@ def _estimate(distances: Floats) -> DistanceEstimate:
     return DistanceEstimate(unknown, unknown.copy(), distances.mean(axis=0), errors, measured)
 
 
-def _train_jointly(
+def joint_log(suite: Suite, settings: HeterogeneitySettings, folder: Path, *, writes: bool) -> RunLog:
+    """Which joint models of a suite are trained, one run for each seed; its result is the last training loss.
+
+    Raises:
+        ValueError: the folder holds those of another suite, other settings or another version.
+    """
+    return RunLog(folder / "joint-runs.jsonl", run_owner(suite, "joint", settings), writes=writes)
+
+
+def _joint_model(
+    suite: Suite,
+    processor: HighMMTProcessor,
+    data: EncodedTasks,
+    settings: HeterogeneitySettings,
+    seed: int,
+    folder: Path,
+    log: RunLog,
+    advance: Callable[[int], Any],
+) -> HighMMTModel:
+    """The joint model of a seed: the one in the folder, or else trained and kept there."""
+    path, run = folder / "joint-models" / f"seed{seed}.safetensors", f"joint#{seed}"
+    if run in log.losses and path.exists():
+        model = build_model(build_config(suite, processor), seed)
+        model.load_state_dict(safetensors.torch.load_file(path))
+        model.to(process_state().device)
+        advance(settings.num_steps)
+        return model.eval()
+    model, loss = train_jointly(suite, processor, data, settings, seed, advance)
+    if log.writes:
+        state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+        write_bytes(path, safetensors.torch.save(state))
+    if run not in log.losses:
+        log.add({run: loss}, {})
+    return model
+
+
+def train_jointly(
     suite: Suite,
     processor: HighMMTProcessor,
     data: EncodedTasks,
     settings: HeterogeneitySettings,
     seed: int,
     advance: Callable[[int], Any],
-) -> HighMMTModel:
-    """One model with shared parameters, trained on a batch of every task in each step."""
+) -> tuple[HighMMTModel, float]:
+    """One model with shared parameters, trained on a batch of every task in each step; and its last loss.
+
+    Raises:
+        FloatingPointError: the loss of a step is not finite.
+    """
     device = process_state().device
     model = build_model(build_config(suite, processor), seed)
     model.to(device)
@@ -112,7 +158,7 @@ def _train_jointly(
         torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
         optimizer.step()
         advance(1)
-    return model.eval()
+    return model.eval(), loss.item()
 
 
 def _order(task: str, num_rows: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
@@ -155,4 +201,4 @@ def _mean_features(
     return mean
 
 
-__all__ = ["feature_distances", "random_distances"]
+__all__ = ["feature_distances", "joint_log", "random_distances", "train_jointly"]

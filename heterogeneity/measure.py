@@ -64,11 +64,11 @@ def measure_heterogeneity(
         null, excluded = null_values(measurement)
         nodes = list(null)
         if settings.method == "transfer":
-            found = _measure_transfers(measurement, null, excluded)
+            found = measure_transfers(measurement, null, excluded)
         elif settings.method == "random":
             found = random_distances(len(nodes), settings), _Losses(nodes)
         else:
-            values = feature_distances(suite, processor, data, kind, nodes, settings, advance)
+            values = feature_distances(suite, processor, data, kind, nodes, settings, folder, advance)
             found = values, _Losses(nodes)
     estimate, losses = found
     for node, reason in excluded.items():
@@ -92,37 +92,6 @@ def measure_heterogeneity(
         diverged=dict(measurement.log.errors),
         version=MEASURING_VERSION,
     )
-
-
-@dataclass(frozen=True)
-class SweepEstimate:
-    """What one matrix will cost: runs in all, how many of them are done, seconds for one process to make the rest."""
-
-    runs: int
-    finished: int
-    seconds: float
-    excluded: dict[str, str]
-
-
-def estimate_sweep(
-    suite: Suite,
-    processor: HighMMTProcessor,
-    data: EncodedTasks,
-    kind: MatrixKind,
-    settings: HeterogeneitySettings,
-    folder: Path,
-) -> SweepEstimate:
-    """Runs that `measure_heterogeneity` would make, and their time from a few timed steps; nothing is written.
-
-    Raises:
-        ValueError: as `measure_heterogeneity`.
-    """
-    measurement = TransferMeasurement(suite, processor, data, kind, settings, folder, writes=False)
-    null, excluded = null_values(measurement)
-    runs = settings.num_runs(len(null))
-    finished = min(runs, len(measurement.log.losses))
-    seconds = measurement.estimate_seconds(list(null)) if settings.method == "transfer" and finished < runs else 0.0
-    return SweepEstimate(runs, finished, seconds * (runs - finished) / max(1, runs), excluded)
 
 
 @dataclass
@@ -166,10 +135,14 @@ def null_values(measurement: TransferMeasurement) -> tuple[dict[str, float], dic
     return known, excluded
 
 
-def _measure_transfers(
+def measure_transfers(
     measurement: TransferMeasurement, null: dict[str, float], excluded: dict[str, str]
 ) -> tuple[DistanceEstimate, _Losses]:
-    """Scratch runs of all nodes, then transfers between as many pairs as the settings say; adds to `excluded`."""
+    """Scratch runs of all nodes, then transfers between as many pairs as the settings say; adds to `excluded`.
+
+    Raises:
+        FloatingPointError: the models of all nodes diverge.
+    """
     settings = measurement.settings
     seeds = range(settings.seed, settings.seed + settings.num_seeds)
     measurement.advance(min(len(measurement.log.losses), settings.num_runs(len(null))) * settings.num_steps)
@@ -239,4 +212,4 @@ def _completed(measured: DistanceEstimate, completed: CompletedMatrix, count: in
     return DistanceEstimate(measured.transfer, measured.transfer_standard_errors, values, errors, known)
 
 
-__all__ = ["SweepEstimate", "estimate_sweep", "measure_heterogeneity", "null_values"]
+__all__ = ["measure_heterogeneity", "measure_transfers", "null_values"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ..configuration.files import write_text
+from ..suites import Suite
 from .distances import LossScale
 
 Method = Literal["transfer", "random", "feature"]
@@ -91,12 +92,22 @@ class HeterogeneitySettings:
         return self.num_seeds if self.method == "feature" and num_nodes else 0
 
 
+def run_owner(suite: Suite, kind: str, settings: HeterogeneitySettings) -> dict[str, Any]:
+    """What runs belong to: those of another suite, kind, setting or version are not theirs."""
+    return {
+        "version": MEASURING_VERSION,
+        "suite": suite.fingerprint,
+        "kind": kind,
+        "settings": settings.to_dict(),
+    }
+
+
 class RunLog:
     """Results of finished runs, one JSON line each, written as they finish; a later call finds them again.
 
     Args:
         path: the file; its first line says what the runs belong to.
-        owner: suite, kind, settings and version of the runs.
+        owner: suite, kind, settings and version of the runs, see `run_owner`.
         writes: whether this process keeps the file; the others only know its content.
 
     Attributes:
@@ -153,4 +164,4 @@ class RunLog:
                 os.fsync(stream.fileno())
 
 
-__all__ = ["MEASURING_VERSION", "HeterogeneitySettings", "Method", "RunLog"]
+__all__ = ["MEASURING_VERSION", "HeterogeneitySettings", "Method", "RunLog", "run_owner"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from ..suites import Suite
 from ..train import METRICS, StaggeredSchedule, build_config, build_model
 from ..train.trainer import EncodedTasks, iterate_batches, metric_value, process_state
 from .distances import MatrixKind
-from .settings import MEASURING_VERSION, HeterogeneitySettings, RunLog
+from .settings import HeterogeneitySettings, RunLog, run_owner
 from .stacked import StackedModels
 
 VALIDATION_BATCH_SIZE = 256
@@ -109,12 +108,7 @@ class TransferMeasurement:
         self.kind, self.settings, self.folder = kind, settings, folder
         self.nodes = suite.modality_task_pairs() if kind == "unimodal" else suite.interactions()
         self.advance = advance
-        owner = {
-            "version": MEASURING_VERSION,
-            "suite": suite.fingerprint,
-            "kind": kind,
-            "settings": settings.to_dict(),
-        }
+        owner = run_owner(suite, kind, settings)
         with self.process.main_process_first():
             path = folder / f"{kind}-runs.jsonl"
             self.log = RunLog(path, owner, writes=writes and self.process.is_main_process)
@@ -142,7 +136,7 @@ class TransferMeasurement:
             if diverged or Job(target, seed, (source,)).runs[0] in self.log.losses:
                 continue
             sources.setdefault((target, seed), []).append(source)
-            if not self._source_path(source, seed).exists():
+            if not self._has_source(source, seed):
                 missing[scratch] = None
         self._run(list(missing))
         jobs = []
@@ -207,29 +201,8 @@ class TransferMeasurement:
 
     def remove_sources(self) -> None:
         """Delete the trained sources, which are not needed once all runs are done."""
-        if self.process.is_main_process:
+        if self.log.writes:
             shutil.rmtree(self.folder / f"{self.kind}-sources", ignore_errors=True)
-
-    def estimate_seconds(self, nodes: Sequence[str]) -> float:
-        """Time that all runs on these nodes will take one process, from a few timed steps of each."""
-        settings, total = self.settings, 0.0
-        transfers = 2 * settings.num_pairs(len(nodes)) / max(1, len(nodes))
-        for node, (count, size) in itertools.product(
-            nodes, ((1.0, 1), (transfers, min(max(1, round(transfers)), MAX_STACKED)))
-        ):
-            stack = self._stack(node, settings.seed, [{}] * size)
-            task = node.split("/", 1)[0]
-            batches = itertools.islice(self._order(node, settings.seed), 3)
-            marks = []
-            for rows in batches:
-                stack.train_step(self._batch(node, "train", rows))
-                marks.append(time.perf_counter())
-            self._validate(stack, node, task)
-            evaluation = time.perf_counter() - marks[-1]
-            seconds = settings.num_steps * (marks[2] - marks[0]) / 2
-            seconds += min(settings.num_evaluations, settings.num_steps) * evaluation
-            total += settings.num_seeds * count * seconds / size
-        return total
 
     def _run(self, jobs: Sequence[Job]) -> None:
         """Make all jobs, as many at a time as there are processes."""
@@ -254,7 +227,7 @@ class TransferMeasurement:
         return outcome
 
     def _keep(self, job: Job, outcome: Outcome) -> None:
-        if outcome.state is not None and self.process.is_main_process:
+        if outcome.state is not None and self.log.writes:
             # The head of a source never transfers, nor does the encoder of a retrieval's partner modality.
             own = ("heads.", "unimodal_groups.1.")
             shared = {
@@ -268,6 +241,9 @@ class TransferMeasurement:
 
     def _source_path(self, node: str, seed: int) -> Path:
         return self.folder / f"{self.kind}-sources" / f"{node.replace('/', '.')}-seed{seed}.safetensors"
+
+    def _has_source(self, node: str, seed: int) -> bool:
+        return self._source_path(node, seed).exists()
 
     def _description(self, task: str) -> TaskConfig:
         return build_config(self.suite, self.processor, [task]).tasks[task]

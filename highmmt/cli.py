@@ -754,9 +754,12 @@ def _print_grouping(found: Any) -> None:
 
 
 def _print_matrix(matrix: Any) -> None:
-    for what, reasons in (("Left out", matrix.excluded), ("Diverged, imputed", matrix.diverged)):
+    transfers = {
+        run: reason for run, reason in matrix.diverged.items() if run.rpartition("#")[0] not in matrix.excluded
+    }
+    for what, reasons in (("Left out", matrix.excluded), ("Diverged, imputed", transfers)):
         for name, reason in reasons.items():
-            _say(f"[yellow]{what}:[/] {escape(name)} ({escape(reason)})")
+            _say(f"[yellow]{what}:[/] {escape(reason if reason.startswith(name) else f'{name}: {reason}')}")
     if len(matrix.nodes) < 2:
         _say(f"Heterogeneity, {matrix.kind}: fewer than two to compare.")
         return

@@ -45,12 +45,12 @@ from .heterogeneity import (
     GroupStability,
     HeterogeneityMatrix,
     HeterogeneitySettings,
+    SweepEstimate,
     estimate_sweep,
     silhouette_curve,
 )
 from .heterogeneity.clustering import Linkage
 from .heterogeneity.distances import MatrixKind
-from .heterogeneity.measure import SweepEstimate
 from .modeling_highmmt import HighMMTModel, labelled
 from .modeling_highmmt.export import Format, describe_program, save_program
 from .modeling_highmmt.heads import RetrievalHead
@@ -180,7 +180,12 @@ def estimate_suite(
     settings = _heterogeneity_settings(suite, quick, changes)
     processor, data = _prepared(suite)
     runs = folder / "heterogeneity" / "runs"
-    return {kind: estimate_sweep(suite, processor, data, kind, settings, runs) for kind in KINDS}
+    estimates: dict[str, SweepEstimate] = {
+        kind: estimate_sweep(suite, processor, data, kind, settings, runs) for kind in KINDS
+    }
+    if settings.method == "feature":  # the joint models that the first matrix needs serve the second as well
+        estimates[KINDS[1]] = dataclasses.replace(estimates[KINDS[1]], runs=0, finished=0, seconds=0.0)
+    return estimates
 
 
 def _heterogeneity_settings(suite: Suite, quick: bool, changes: Mapping[str, Any] | None) -> HeterogeneitySettings:

@@ -18,7 +18,7 @@ from highmmt.heterogeneity import (
     TransferMeasurement,
     measure_heterogeneity,
 )
-from highmmt.heterogeneity.baselines import _mean_features
+from highmmt.heterogeneity.baselines import _mean_features, train_jointly
 from highmmt.suites import Suite
 from highmmt.train import MultitaskTrainer, TrainingSettings, encode_suite, metric_names
 
@@ -167,3 +167,36 @@ def test_feature_distances_are_squared_differences_of_mean_features(
 def test_a_joint_model_that_diverges_is_an_error(measure: Callable[..., HeterogeneityMatrix]) -> None:
     with pytest.raises(FloatingPointError, match="joint model's training loss of step .* learning_rate"):
         measure(method="feature", learning_rate=1e30)
+
+
+def test_joint_models_are_trained_once_for_both_matrices_and_kept(
+    measure: Callable[..., HeterogeneityMatrix], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trained: list[int] = []
+
+    def counted(*arguments: Any) -> Any:
+        if stop_at is not None and len(trained) >= stop_at:
+            raise KeyboardInterrupt
+        trained.append(arguments[4])
+        return train_jointly(*arguments)
+
+    monkeypatch.setattr("highmmt.heterogeneity.baselines.train_jointly", counted)
+    stop_at: int | None = None
+    whole = [measure(kind, "whole", method="feature", num_seeds=3) for kind in ("unimodal", "interaction")]
+    assert trained == [0, 1, 2]
+    stop_at = 5
+    with pytest.raises(KeyboardInterrupt):
+        measure(method="feature", num_seeds=3)
+    assert trained[3:] == [0, 1]
+    stop_at = None
+    assert [measure(kind, method="feature", num_seeds=3) for kind in ("unimodal", "interaction")] == whole
+    assert trained[3:] == [0, 1, 2]
+    (tmp_path / "runs" / "joint-models" / "seed1.safetensors").unlink()
+    assert measure(method="feature", num_seeds=3) == whole[0]
+    assert trained[6:] == [1]
+
+
+def test_joint_models_of_other_settings_are_refused(measure: Callable[..., HeterogeneityMatrix]) -> None:
+    measure(method="feature")
+    with pytest.raises(ValueError, match="-runs.jsonl holds runs of another suite, other settings"):
+        measure("interaction", method="feature", num_steps=4)

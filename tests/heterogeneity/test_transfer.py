@@ -525,7 +525,7 @@ def test_runs_of_something_else_are_refused(
     with pytest.raises(ValueError, match="another suite, other settings"):
         TransferMeasurement(other, processor, data, "unimodal", FAST, tmp_path / "runs")
     with monkeypatch.context() as patch:
-        patch.setattr("highmmt.heterogeneity.transfer.MEASURING_VERSION", 99)
+        patch.setattr("highmmt.heterogeneity.settings.MEASURING_VERSION", 99)
         with pytest.raises(ValueError, match="another version of the measurement"):
             measurement()
     measurement("interaction")  # has a file of its own
