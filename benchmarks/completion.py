@@ -3,15 +3,17 @@
 Prints the table of docs/heterogeneity.md. Three ways on the same matrices: pairs chosen by the package, the package's
 rules on pairs drawn at random, and alternating least squares of rank 3 on random pairs (the paper's proposal).
 
-    python benchmarks/completion.py [--matrices 20] [--shares 0.4 0.5 0.6 0.7] [--only NAME ...]
+    python benchmarks/completion.py [--matrices 20] [--shares 0.4 0.5 0.6 0.7] [--only NAME ...] [--picture FILE]
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
@@ -158,13 +160,34 @@ def relative_error(estimate: Floats, matrix: Floats) -> float:
     return float(np.linalg.norm(estimate - matrix) / np.linalg.norm(matrix))
 
 
+def draw(curves: Mapping[str, Mapping[str, Sequence[float]]], shares: Sequence[float], path: Path) -> None:
+    """One panel for each family: median error of every way against the share of the pairs that is measured."""
+    figure, axes = plt.subplots(
+        1, len(curves), figsize=(1.5 + 4 * len(curves), 3.8), layout="constrained", sharey=True, squeeze=False
+    )
+    for panel, (family, ways) in zip(axes[0], curves.items(), strict=True):
+        for (way, errors), marker in zip(ways.items(), "osv", strict=True):
+            panel.plot([100 * share for share in shares], errors, marker=marker, label=way)
+        panel.set_title(family, fontsize=10)
+        panel.set_xlabel("pairs measured (%)")
+        panel.grid(alpha=0.3)
+    axes[0][0].set_ylim(bottom=0)
+    axes[0][0].set_ylabel("relative error, median")
+    axes[0][-1].legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
 def main() -> None:
     """Print error and agreement for every family and share."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--matrices", type=int, default=20)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.4, 0.5, 0.6, 0.7])
     parser.add_argument("--only", nargs="+", choices=list(FAMILIES), default=list(FAMILIES))
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw error against share for every family")
     arguments = parser.parse_args()
+    curves: dict[str, dict[str, list[float]]] = {}
     print("| matrices | share | ours | ours, random pairs | random + ALS | two groups (ARI) | within 2 se |")
     print("|---|---|---|---|---|---|---|")
     started = time.perf_counter()
@@ -186,12 +209,18 @@ def main() -> None:
                 imputed = ~completed.measured & ~np.eye(size, dtype=bool)
                 misses = np.abs(completed.values - matrix)[imputed]
                 covered.extend(misses <= 2 * completed.standard_errors[imputed])
-            columns = " | ".join(f"{np.median(errors):.3f}" for errors in (ours, drawn, plain))
+            ways = {"pairs chosen": ours, "same rules, random pairs": drawn, "ALS, random pairs": plain}
+            medians = {way: float(np.median(errors)) for way, errors in ways.items()}
+            for way, median in medians.items():
+                curves.setdefault(family, {}).setdefault(way, []).append(median)
+            columns = " | ".join(f"{median:.3f}" for median in medians.values())
             print(
                 f"| {family} | {share:.0%} | {columns} | {np.median(agreement):.2f} | {np.mean(covered):.0%} |",
                 flush=True,
             )
     print(f"\n{arguments.matrices} matrices each, medians; {time.perf_counter() - started:.0f} s")
+    if arguments.picture:
+        draw(curves, arguments.shares, arguments.picture)
 
 
 if __name__ == "__main__":
