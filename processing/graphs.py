@@ -113,7 +113,8 @@ def _parts(values: Values, source: Source) -> tuple[Values, list[np.ndarray]]:
         if (fields := fields_of_column(values, ("nodes", "edges"))) is not None:
             rows = read_rows(fields[1], source, (2,))
             return fields[0], np.split(rows.values, np.cumsum(rows.lengths)[:-1])
-    nodes, edges = [], []
+    nodes: list[Any] = []
+    edges: list[np.ndarray] = []
     for row, entry in enumerate(entries_of(values)):
         if entry is None:
             nodes.append(None)
