@@ -15,8 +15,8 @@ from transformers import PreTrainedConfig
 
 from ..configuration import HighMMTConfig
 from ..configuration.configuration_highmmt import ModalityConfig
-from ..processing.processing_highmmt import MODEL_OPTIONS
 from ..processing.kinds import SERIALIZERS, option_names
+from ..processing.processing_highmmt import MODEL_OPTIONS
 from .builders import builder_class, builder_names, builder_options
 from .schema import METRICS, NOT_SIZES, PROBLEM_TYPES, SUITE_KEYS, TASK_KEYS, TRAINING_KEYS
 from .splits import SPLITS
