@@ -38,7 +38,8 @@ from ..train import (
     save_model_folder,
     single_task,
 )
-from ..train.trainer import EncodedTasks, process_state
+from ..train.loading import EncodedTasks
+from ..train.trainer import process_state
 from .figures import write_figures
 from .grouping import KINDS, GroupSizes, choose_groups, save_stability
 from .model_card import model_card

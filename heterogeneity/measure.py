@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..processing import HighMMTProcessor
 from ..suites import Suite
 from ..train import METRICS, progress_bar
-from ..train.trainer import EncodedTasks
+from ..train.loading import EncodedTasks
 from .baselines import feature_distances, random_distances
 from .completion import CompletedMatrix, PairSampler
 from .distances import DistanceEstimate, HeterogeneityMatrix, MatrixKind, heterogeneity_distance, scale_losses

@@ -24,7 +24,8 @@ from ..modeling_highmmt import HighMMTModel, labelled, task_loss
 from ..processing import HighMMTProcessor, to_device
 from ..suites import Suite
 from ..train import METRICS, StaggeredSchedule, build_config, build_model
-from ..train.trainer import EncodedTasks, iterate_batches, metric_value, process_state
+from ..train.loading import EncodedTasks, iterate_batches
+from ..train.trainer import metric_value, process_state
 from .distances import MatrixKind
 from .settings import HeterogeneitySettings, RunLog, run_owner
 from .stacked import StackedModels

@@ -1,5 +1,6 @@
 """Training: samplers, metrics, the multitask loop on Accelerate, and the paper's recipes."""
 
+from .loading import StepBatch, TrainingBatches
 from .metrics import METRICS, Metric, get_metric
 from .recipes import (
     build_config,
@@ -24,7 +25,9 @@ __all__ = [
     "MultitaskTrainer",
     "RandomTaskSampler",
     "StaggeredSchedule",
+    "StepBatch",
     "TaskSampler",
+    "TrainingBatches",
     "TrainingResult",
     "TrainingSettings",
     "build_config",

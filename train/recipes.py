@@ -15,8 +15,9 @@ from ..configuration.files import whole_folder
 from ..modeling_highmmt import HighMMTModel
 from ..processing import HighMMTProcessor
 from ..suites import Suite
+from .loading import EncodedTasks
 from .settings import TrainingSettings
-from .trainer import EncodedTasks, MultitaskTrainer, TrainingResult, process_state
+from .trainer import MultitaskTrainer, TrainingResult, process_state
 
 SPLITS = ("train", "validation", "test")
 

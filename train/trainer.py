@@ -19,7 +19,6 @@ from accelerate.utils import (
     parse_flag_from_env,
     set_seed,
 )
-from datasets import Dataset
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
@@ -28,13 +27,10 @@ from transformers import get_scheduler
 from ..configuration import TaskConfig
 from ..modeling_highmmt import HighMMTModel, complete_pairs, labelled, task_loss
 from ..processing import HighMMTProcessor, to_device
+from .loading import Batch, EncodedTasks, iterate_batches, merge_batches
 from .metrics import Metric, get_metric
 from .sampling import StaggeredSchedule
 from .settings import TrainingSettings
-
-Batch = dict[str, dict[str, Any]]
-# Task -> split ("train", "validation", "test") -> rows encoded by the processor.
-EncodedTasks = Mapping[str, Mapping[str, Dataset]]
 
 
 @dataclass
@@ -427,18 +423,3 @@ def _known_rows(description: TaskConfig, labels: Tensor) -> Tensor:
     """Which rows (or steps) have all their labels."""
     known = labelled(labels)
     return known.all(-1) if labels.is_floating_point() and description.problem_type != "retrieval" else known
-
-
-def merge_batches(batches: list[Batch]) -> Batch:
-    """Batches of different tasks as one batch of the model."""
-    merged: Batch = {}
-    for batch in batches:
-        for part, values in batch.items():
-            merged.setdefault(part, {}).update(values)
-    return merged
-
-
-def iterate_batches(num_rows: int, batch_size: int) -> Iterator[np.ndarray]:
-    """Row numbers of consecutive batches."""
-    for start in range(0, num_rows, batch_size):
-        yield np.arange(start, min(start + batch_size, num_rows))
