@@ -1,7 +1,7 @@
 """Training: samplers, metrics, the multitask loop on Accelerate, and the paper's recipes."""
 
 from .loading import StepBatch, TrainingBatches
-from .metrics import METRICS, Metric, get_metric
+from .metrics import METRICS, Metric, MetricModule, gather_rows, get_metric, load_metric
 from .recipes import (
     build_config,
     build_model,
@@ -22,6 +22,7 @@ __all__ = [
     "SAMPLERS",
     "EpochRecord",
     "Metric",
+    "MetricModule",
     "MultitaskTrainer",
     "RandomTaskSampler",
     "StaggeredSchedule",
@@ -34,7 +35,9 @@ __all__ = [
     "build_model",
     "encode_suite",
     "finetune",
+    "gather_rows",
     "get_metric",
+    "load_metric",
     "make_sampler",
     "metric_names",
     "pretrain",

@@ -1,4 +1,7 @@
-"""The metrics tasks are judged by, computed by scikit-learn from all predictions of a split at once."""
+"""The metrics tasks are judged by, computed by scikit-learn from all predictions of a split at once.
+
+`load_metric` gives them in the form of the modules of `evaluate`, without that package and without a network.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
+import torch
+from accelerate.utils import gather, pad_across_processes
 from sklearn.metrics import (
     accuracy_score,
     f1_score,
@@ -16,6 +22,7 @@ from sklearn.metrics import (
     r2_score,
     roc_auc_score,
 )
+from torch import Tensor
 
 REGRESSION, RETRIEVAL = ("regression",), ("retrieval",)
 # Queries that are compared with all candidates at a time.
@@ -35,12 +42,14 @@ class Metric:
             modalities side by side, `(rows, 2 * width)`.
         higher_is_better: the direction checkpoints are compared in.
         problem_types: what it can be used for.
+        description: what the number says.
     """
 
     name: str
     function: Callable[[np.ndarray, np.ndarray], float]
     higher_is_better: bool
     problem_types: tuple[str, ...]
+    description: str
 
     @property
     def direction(self) -> int:
@@ -80,6 +89,14 @@ def _auroc(target: np.ndarray, probabilities: np.ndarray) -> float:
     return float(np.mean(areas)) if areas else math.nan
 
 
+def _mse(target: np.ndarray, guess: np.ndarray) -> float:
+    return float(mean_squared_error(target, guess))
+
+
+def _mae(target: np.ndarray, guess: np.ndarray) -> float:
+    return float(mean_absolute_error(target, guess))
+
+
 def _r2(target: np.ndarray, guess: np.ndarray) -> float:
     return float(r2_score(target, guess)) if len(target) > 1 else math.nan
 
@@ -114,18 +131,142 @@ _ANY_CLASS = ("single_label_classification", "multi_label_classification")
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("accuracy", _accuracy, True, _ANY_CLASS),
-        Metric("macro_f1", _macro_f1, True, _ANY_CLASS),
-        Metric("auroc", _auroc, True, _ANY_CLASS),
-        Metric("mse", lambda target, guess: float(mean_squared_error(target, guess)), False, REGRESSION),
-        Metric("rmse", lambda target, guess: float(mean_squared_error(target, guess) ** 0.5), False, REGRESSION),
-        Metric("mae", lambda target, guess: float(mean_absolute_error(target, guess)), False, REGRESSION),
-        Metric("r2", _r2, True, REGRESSION),
-        Metric("recall_at_1", partial(_recall, at=1), True, RETRIEVAL),
-        Metric("recall_at_5", partial(_recall, at=5), True, RETRIEVAL),
-        Metric("recall_at_10", partial(_recall, at=10), True, RETRIEVAL),
+        Metric("accuracy", _accuracy, True, _ANY_CLASS, "Share of right answers, of several labels over all of them."),
+        Metric("macro_f1", _macro_f1, True, _ANY_CLASS, "Mean F1 of the classes or labels."),
+        Metric("auroc", _auroc, True, _ANY_CLASS, "Mean area under the ROC curve, one class against the rest."),
+        Metric("mse", _mse, False, REGRESSION, "Mean squared error."),
+        Metric("rmse", lambda *rows: _mse(*rows) ** 0.5, False, REGRESSION, "Root of the mean squared error."),
+        Metric("mae", _mae, False, REGRESSION, "Mean absolute error."),
+        Metric("r2", _r2, True, REGRESSION, "Coefficient of determination, mean of the quantities."),
+        *(
+            Metric(
+                f"recall_at_{at}",
+                partial(_recall, at=at),
+                True,
+                RETRIEVAL,
+                f"Share of queries with a candidate of their item among the best {at}, mean of both directions.",
+            )
+            for at in (1, 5, 10)
+        ),
     )
 }
+_INPUTS = {
+    "single_label_classification": "class indices (rows,) as references, probabilities (rows, classes) as predictions",
+    "multi_label_classification": "zeros and ones (rows, labels) as references, probabilities of that shape",
+    "regression": "quantities (rows, quantities), both alike",
+    "retrieval": "items (rows,) as references, embeddings of both modalities side by side (rows, 2 * width)",
+}
+
+
+class MetricModule:
+    """A metric in the form of the modules of `evaluate`: add batches, then compute.
+
+    All rows are kept until `compute`, so that the number is that of all rows at once, however they were divided.
+
+    Args:
+        metric: what to compute.
+    """
+
+    def __init__(self, metric: Metric) -> None:
+        self.metric = metric
+        self._predictions: list[np.ndarray] = []
+        self._references: list[np.ndarray] = []
+
+    @property
+    def name(self) -> str:
+        """Name of the metric, and key of the result."""
+        return self.metric.name
+
+    @property
+    def description(self) -> str:
+        """What the number says."""
+        return self.metric.description
+
+    @property
+    def inputs_description(self) -> str:
+        """What `references` and `predictions` are, for each problem type."""
+        return "; or ".join(f"{kind}: {_INPUTS[kind]}" for kind in self.metric.problem_types) + "."
+
+    def __len__(self) -> int:
+        """Rows added since the last `compute`."""
+        return sum(map(len, self._references))
+
+    def add_batch(self, *, predictions: Any, references: Any) -> None:
+        """Add rows; arrays, tensors or lists.
+
+        Raises:
+            ValueError: shapes that do not fit each other or the metric.
+        """
+        guess, target = _as_array(predictions), _as_array(references)
+        item = "retrieval" in self.metric.problem_types
+        same = "regression" in self.metric.problem_types or target.ndim == 2
+        fits = guess.shape == target.shape if same else guess.ndim == 2 and target.ndim == 1
+        if not (fits and len(guess) == len(target)) or (item and guess.shape[1] % 2):
+            raise ValueError(
+                f"{self.name}: found predictions {guess.shape} and references {target.shape}; expected "
+                f"{self.inputs_description}"
+            )
+        self._predictions.append(guess)
+        self._references.append(target)
+
+    def add(self, *, prediction: Any, reference: Any) -> None:
+        """Add one row."""
+        self.add_batch(predictions=_as_array(prediction)[None], references=_as_array(reference)[None])
+
+    def compute(self, *, predictions: Any = None, references: Any = None) -> dict[str, float]:
+        """The metric of all rows added, and of these; they are forgotten afterwards.
+
+        Returns:
+            `{name: value}`; NaN where the references do not determine it.
+
+        Raises:
+            ValueError: there are no rows, or as for `add_batch`.
+        """
+        if predictions is not None or references is not None:
+            self.add_batch(predictions=predictions, references=references)
+        if not len(self):
+            raise ValueError(f"{self.name}: there are no rows to compute it of; call add_batch first.")
+        guess, target = np.concatenate(self._predictions), np.concatenate(self._references)
+        self._predictions, self._references = [], []
+        return {self.name: self.metric.function(target, guess)}
+
+    def _feature_names(self) -> list[str]:
+        # What `evaluate.combine` asks its modules.
+        return ["predictions", "references"]
+
+
+def load_metric(name: str) -> MetricModule:
+    """The metric of that name, as `evaluate.load` would give it.
+
+    Raises:
+        ValueError: there is none; the message lists them.
+    """
+    if name not in METRICS:
+        raise ValueError(f"There is no metric {name!r}; use one of {', '.join(METRICS)}.")
+    return MetricModule(METRICS[name])
+
+
+def gather_rows(values: Tensor, rows: Tensor) -> Tensor:
+    """Rows that several processes have, in the order of their numbers, each once; the same on every process.
+
+    Args:
+        values: this process's rows, `(rows, ...)`; a process may have none.
+        rows: their numbers, `(rows,)` int64, 0 or more. Those that are there twice, as padding of batches, are
+            dropped.
+    """
+    numbers = gather(pad_across_processes(rows, pad_index=-1))
+    values = gather(pad_across_processes(values))
+    found, first = np.unique(numbers.cpu().numpy(), return_index=True)
+    return values[torch.from_numpy(first[found >= 0]).to(values.device)]
+
+
+def _as_array(values: Any) -> np.ndarray:
+    """A copy as numbers, floats in double precision."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = (values.double() if values.is_floating_point() else values).numpy()
+    array = np.array(values)
+    return array.astype(np.float64) if array.dtype.kind == "f" else array
 
 
 def get_metric(name: str, task: str, problem_type: str) -> Metric:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from highmmt.suites import schema
-from highmmt.train import METRICS, get_metric
+from highmmt.train import METRICS, gather_rows, get_metric, load_metric
 
 
 def classes(seed: int, count: int, rows: int = 40) -> tuple[np.ndarray, np.ndarray]:
@@ -114,3 +121,169 @@ def test_a_metric_that_does_not_suit_the_task_is_refused_by_name(name: str, prob
     with pytest.raises(ValueError) as error:
         get_metric(name, "gait", problem_type)
     assert all(part in str(error.value) for part in ("Task 'gait'", repr(name), problem_type, listed))
+
+
+def rows_for(name: str, seed: int, count: int = 30) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions and references of a kind that the metric judges."""
+    rng = np.random.default_rng(seed)
+    kind = METRICS[name].problem_types[0]
+    if kind == "single_label_classification":
+        target, probabilities = classes(seed, 4, count)
+        return probabilities, target
+    if kind == "retrieval":
+        return rng.normal(size=(count, 8)), rng.integers(0, 9, count)
+    return rng.normal(size=(count, 2)), rng.normal(size=(count, 2))
+
+
+def scikit_learn(name: str, predictions: np.ndarray, references: np.ndarray) -> float:
+    if name.startswith("recall_at_"):
+        first, second = np.split(predictions, 2, axis=1)
+        found = []
+        for queries, candidates in ((first, second), (second, first)):
+            scores = queries @ candidates.T
+            for item, row in zip(references, scores, strict=True):
+                best = np.argsort(-row)[: int(name.rsplit("_", 1)[1])]
+                found.append(item in references[best])
+        return float(np.mean(found))
+    guess = predictions.argmax(1)
+    return {
+        "accuracy": lambda: sk.accuracy_score(references, guess),
+        "macro_f1": lambda: sk.f1_score(references, guess, average="macro"),
+        "auroc": lambda: sk.roc_auc_score(references, predictions, multi_class="ovr", average="macro"),
+        "mse": lambda: sk.mean_squared_error(references, predictions),
+        "rmse": lambda: sk.mean_squared_error(references, predictions) ** 0.5,
+        "mae": lambda: sk.mean_absolute_error(references, predictions),
+        "r2": lambda: sk.r2_score(references, predictions),
+    }[name]()
+
+
+@pytest.mark.parametrize("name", METRICS)
+@settings(max_examples=10)
+@given(seed=st.integers(0, 999), data=st.data())
+def test_a_module_gives_scikit_learns_number_however_the_rows_are_divided(
+    name: str, seed: int, data: st.DataObject
+) -> None:
+    predictions, references = rows_for(name, seed)
+    module = load_metric(name)
+    whole = module.compute(predictions=predictions, references=references)
+    assert whole == {name: pytest.approx(scikit_learn(name, predictions, references), rel=0, abs=1e-12)}
+    cuts = sorted(data.draw(st.lists(st.integers(0, 30), max_size=6)))
+    for begin, end in zip([0, *cuts], [*cuts, 30], strict=True):
+        if end > begin:
+            batch = torch.tensor(predictions[begin:end])
+            module.add_batch(predictions=batch, references=references[begin:end].tolist())
+    assert len(module) == 30
+    assert module.compute() == whole
+    assert len(module) == 0
+    for prediction, reference in zip(predictions, references, strict=True):
+        module.add(prediction=prediction, reference=reference)
+    assert module.compute() == whole
+
+
+def test_a_module_keeps_a_copy_of_what_it_is_given() -> None:
+    module, buffer = load_metric("mse"), np.array([[1.0]])
+    for value in (1.0, 3.0):
+        buffer[:] = value
+        module.add_batch(predictions=buffer, references=[[0.0]])
+    assert module.compute() == {"mse": 5.0}
+
+
+def test_modules_describe_themselves() -> None:
+    module = load_metric("accuracy")
+    assert module.name == "accuracy"
+    assert module.description == "Share of right answers, of several labels over all of them."
+    assert "probabilities (rows, classes) as predictions" in module.inputs_description
+    assert "zeros and ones (rows, labels)" in module.inputs_description
+    with pytest.raises(ValueError, match="no metric 'accuracies'; use one of accuracy, macro_f1"):
+        load_metric("accuracies")
+
+
+@pytest.mark.parametrize(
+    ("name", "predictions", "references"),
+    [
+        ("accuracy", [[0.5, 0.5]], [0, 1]),
+        ("accuracy", [0, 1], [0, 1]),
+        ("auroc", [[0.5, 0.5, 0.5]], [[0, 1]]),
+        ("mse", [[1.0], [2.0]], [1.0, 2.0]),
+        ("recall_at_1", [[1.0, 2.0, 3.0]], [0]),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(name: str, predictions: list, references: list) -> None:
+    with pytest.raises(ValueError, match=f"{name}: found predictions .* and references .*; expected"):
+        load_metric(name).add_batch(predictions=predictions, references=references)
+
+
+def test_nothing_can_be_computed_of_no_rows() -> None:
+    with pytest.raises(ValueError, match="mse: there are no rows"):
+        load_metric("mse").compute()
+
+
+def test_modules_go_together_with_those_of_evaluate() -> None:
+    evaluate = pytest.importorskip("evaluate")
+    public = [name for name in vars(evaluate.EvaluationModule) if name in ("add", "add_batch", "compute")]
+    assert len(public) == 3
+    assert all(hasattr(load_metric("mse"), name) for name in public)
+    both = evaluate.combine([load_metric("mse"), load_metric("mae")])
+    assert both.compute(predictions=[[1.0], [3.0]], references=[[2.0], [1.0]]) == {"mse": 2.5, "mae": 1.5}
+    for prediction, reference in ((1.0, 2.0), (3.0, 1.0)):
+        both.add_batch(predictions=[[prediction]], references=[[reference]])
+    assert both.compute() == {"mse": 2.5, "mae": 1.5}
+
+
+def test_gathered_rows_are_in_order_and_there_once() -> None:
+    values, rows = torch.tensor([[3.0], [1.0], [3.0], [0.0]]), torch.tensor([3, 1, 3, 0])
+    assert gather_rows(values, rows).tolist() == [[0.0], [1.0], [3.0]]
+
+
+# Run by every process: rows in batches that are padded with rows of the beginning, as data loaders do.
+SCRIPT = """
+import importlib.util, json, sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from highmmt.train import METRICS, gather_rows, load_metric
+
+spec = importlib.util.spec_from_file_location("test_metrics", sys.argv[2])
+tests = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tests)
+state = PartialState(cpu=True)
+rank, world = state.process_index, state.num_processes
+result = {}
+for count in (30, 5, 2):
+    for name in METRICS:
+        predictions, references = tests.rows_for(name, seed=1, count=30)
+        rows = np.arange(count)[rank::world]
+        padded = np.concatenate([rows, np.arange(3)[: count % 3]])
+        module = load_metric(name)
+        guess, target = (
+            gather_rows(torch.from_numpy(values[padded]), torch.from_numpy(padded))
+            for values in (predictions, references)
+        )
+        for begin in range(0, len(guess), 7):
+            module.add_batch(predictions=guess[begin : begin + 7], references=target[begin : begin + 7])
+        result[f"{name} {count}"] = [len(module), module.compute()[name]]
+(Path(sys.argv[1]) / f"{rank}-of-{world}.json").write_text(json.dumps(result))
+state.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_every_row_counts_once_on_one_two_and_four_processes(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    results: list[dict[str, Any]] = []
+    for processes in (1, 2, 4):
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        command = [*launch, str(script), str(tmp_path), __file__]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        results += [json.loads((tmp_path / f"{rank}-of-{processes}.json").read_text()) for rank in range(processes)]
+    for name in METRICS:
+        predictions, references = rows_for(name, seed=1)
+        for count in (30, 5, 2):
+            rows = slice(0, count)
+            expected = METRICS[name].function(references[rows], predictions[rows])
+            assert [result[f"{name} {count}"] for result in results] == [[count, expected]] * 7
