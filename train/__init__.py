@@ -16,11 +16,14 @@ from .recipes import (
 from .sampling import SAMPLERS, RandomTaskSampler, StaggeredSchedule, TaskSampler, make_sampler
 from .settings import TrainingSettings
 from .trainer import EpochRecord, MultitaskTrainer, TrainingResult, progress_bar
+from .weighting import WEIGHTINGS, FixedWeights, UncertaintyWeights, make_weighting
 
 __all__ = [
     "METRICS",
     "SAMPLERS",
+    "WEIGHTINGS",
     "EpochRecord",
+    "FixedWeights",
     "Metric",
     "MetricModule",
     "MultitaskTrainer",
@@ -31,6 +34,7 @@ __all__ = [
     "TrainingBatches",
     "TrainingResult",
     "TrainingSettings",
+    "UncertaintyWeights",
     "build_config",
     "build_model",
     "encode_suite",
@@ -39,6 +43,7 @@ __all__ = [
     "get_metric",
     "load_metric",
     "make_sampler",
+    "make_weighting",
     "metric_names",
     "pretrain",
     "progress_bar",
