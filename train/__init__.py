@@ -15,13 +15,16 @@ from .recipes import (
 )
 from .sampling import SAMPLERS, RandomTaskSampler, StaggeredSchedule, TaskSampler, make_sampler
 from .settings import TrainingSettings
+from .tracking import TRACKERS, EpochLog, Trackers, own_bests, result_table
 from .trainer import EpochRecord, MultitaskTrainer, TrainingResult, progress_bar
 from .weighting import WEIGHTINGS, FixedWeights, UncertaintyWeights, make_weighting
 
 __all__ = [
     "METRICS",
     "SAMPLERS",
+    "TRACKERS",
     "WEIGHTINGS",
+    "EpochLog",
     "EpochRecord",
     "FixedWeights",
     "Metric",
@@ -31,6 +34,7 @@ __all__ = [
     "StaggeredSchedule",
     "StepBatch",
     "TaskSampler",
+    "Trackers",
     "TrainingBatches",
     "TrainingResult",
     "TrainingSettings",
@@ -45,7 +49,9 @@ __all__ = [
     "make_sampler",
     "make_weighting",
     "metric_names",
+    "own_bests",
     "pretrain",
+    "result_table",
     "progress_bar",
     "save_model_folder",
     "single_task",
