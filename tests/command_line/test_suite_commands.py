@@ -59,7 +59,8 @@ def test_inspect_shows_a_suite_whose_data_lies_elsewhere(
 ) -> None:
     tiny.highmmt("suite", "twins", tmp_path, "--data", "mimic")
     capsys.readouterr()
-    assert tiny.highmmt("inspect", "multibench-large", "--task", "mimic", "--data-dir", tmp_path) == 0
+    arguments = ["--task", "mimic", "--data-dir", tmp_path, "--output", tmp_path / "mimic.png"]
+    assert tiny.highmmt("inspect", "multibench-large", *arguments) == 0
     said = capsys.readouterr().out
     assert "mimic (health): train 96, validation 12, test 12" in said and "24 x 12 x 2" in said
 
