@@ -82,7 +82,7 @@ def init(
         str,
         typer.Option(
             "--from",
-            help="Parquet, CSV or JSON file, a folder of them or of pictures, or a data set of the Hub (owner/name).",
+            help="Parquet, CSV or JSON file, a folder of them, of pictures or sounds, or a Hub data set (owner/name).",
             show_default=False,
         ),
     ],
@@ -93,8 +93,8 @@ def init(
 ) -> None:
     """A first version of a suite file, from the columns of some data.
 
-    Numbers become a table, lists series, spectra or pictures by their shape, longer texts text. What is guessed or
-    left out stands there as a comment.
+    Numbers and few different texts become a table, lists series, spectra or pictures by their shape, longer texts
+    text. What is guessed or left out stands there as a comment.
 
     Example: highmmt suite init my_suite.yaml --from patients.parquet --target outcome
     """

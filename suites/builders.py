@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 
 # Name to module and class; a module is loaded when its builder is asked for.
 _OURS = {
-    "mimic": ("mimic", "Mimic"),
-    "avmnist": ("avmnist", "Avmnist"),
-    "mosei": ("affect", "Mosei"),
-    "urfunny": ("affect", "UrFunny"),
-    "enrico": ("enrico", "Enrico"),
-    "mujoco_push": ("mujoco_push", "MujocoPush"),
-    "vision_touch": ("vision_touch", "VisionTouch"),
-    "cifar_esc": ("cifar_esc", "CifarEsc"),
+    "mimic": ("multibench.mimic", "Mimic"),
+    "avmnist": ("multibench.avmnist", "Avmnist"),
+    "mosei": ("multibench.affect", "Mosei"),
+    "urfunny": ("multibench.affect", "UrFunny"),
+    "enrico": ("multibench.enrico", "Enrico"),
+    "mujoco_push": ("multibench.mujoco_push", "MujocoPush"),
+    "vision_touch": ("multibench.vision_touch", "VisionTouch"),
+    "cifar_esc": ("multibench.cifar_esc", "CifarEsc"),
+    "sound_folder": ("sound_folder", "SoundFolder"),
 }
 _registered: dict[str, type[DatasetBuilder]] = {}
 
@@ -59,7 +60,7 @@ def builder_class(name: str) -> type[DatasetBuilder]:
     if name not in _OURS:
         raise ValueError(f"unknown builder {name!r}{did_you_mean(name, builder_names(), 'Builders')}")
     module, kind = _OURS[name]
-    return getattr(import_module(f".multibench.{module}", __package__), kind)
+    return getattr(import_module(f".{module}", __package__), kind)
 
 
 def builder_options(name: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import wave
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -29,10 +30,12 @@ _SPLIT_NAMES = {
     "test": ("test", "testing"),
 }
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+_SOUND_FILES = (".wav", ".flac", ".ogg", ".mp3")
 _TARGETS = ("label", "labels", "target", "class", "outcome", "y", "diagnosis", "category")
 _GROUPS = re.compile(r"(subject|patient|person|speaker|user|participant|hospital|site|session|group)(_?id)?")
 _ID = re.compile(r"(.*_)?(id|index|row|number|nr)")
 _SOUNDS = (b"RIFF", b"fLaC", b"OggS", b"ID3")
+_RATE, _SECONDS_PER_FRAME, _FRAMES = 16_000, 0.01, 1000  # of sounds: the defaults of their kind, and ten seconds
 _LOOKED_AT = 1000  # rows
 _MAX_CLASSES = 100
 _SHARE = 0.15  # of the rows that go to a split which the data does not have
@@ -58,9 +61,8 @@ def first_version(source: str | Path, output: Path, target: str | None = None) -
     """Text of a suite file of one task for some data, with a comment wherever something was guessed.
 
     Args:
-        source: a Parquet, CSV or JSON file; a folder with one for each split, with pictures in a folder for each
-        class,
-            or of `save_to_disk`; or a data set of the Hub, `owner/name`.
+        source: a Parquet, CSV or JSON file; a folder with one for each split, with pictures or sounds in a folder for
+            each class, or of `save_to_disk`; or a data set of the Hub, `owner/name`.
         output: where the file shall be; paths in it start there.
         target: column to predict; None takes one that is called so, or the only one with classes.
 
@@ -131,9 +133,12 @@ def _describe_source(source: str | Path, output: Path) -> dict[str, Any]:
             return {"path": name, "data_files": splits}
         if files:
             return {"path": name, "data_files": f"{here}/*{suffix}"}
-    if any(file.suffix.lower() in _PICTURES for file in path.rglob("*")):
+    endings = {file.suffix.lower() for file in path.rglob("*")}
+    if endings & set(_PICTURES):
         return {"path": "imagefolder", "data_dir": here}
-    raise ValueError(f"{source}: a folder without data; it can hold {', '.join(_FORMATS)}, or pictures.")
+    if endings & set(_SOUND_FILES):
+        return {"builder": "sound_folder", "data_dir": here}
+    raise ValueError(f"{source}: a folder without data; it can hold {', '.join(_FORMATS)}, pictures or sounds.")
 
 
 def _relative(path: Path, folder: Path) -> str:
@@ -152,11 +157,13 @@ def _look_at(rows: Dataset, name: str) -> _Column:
     import datasets
 
     feature = rows.features[name]
-    if isinstance(feature, datasets.Image):
-        return _pictures([item for item in rows[:_LOOKED_AT][name] if item is not None])
     if isinstance(feature, datasets.ClassLabel):
         return _Column("class", why=f"{feature.num_classes} classes")
-    values = [value for value in rows[:_LOOKED_AT][name] if value is not None]
+    # Of this column alone, so that no other is decoded; sounds and pictures as files.
+    part = rows.select_columns([name]).select(range(min(len(rows), _LOOKED_AT)))
+    if isinstance(feature, (datasets.Audio, datasets.Image)):
+        part = part.cast_column(name, type(feature)(decode=False))
+    values = [value for value in part[:][name] if value is not None]
     if not values:
         return _Column("", why="empty")
     if isinstance(values[0], str):
@@ -171,26 +178,41 @@ def _look_at(rows: Dataset, name: str) -> _Column:
 
 
 def _encoded(values: list[dict[str, Any]]) -> _Column:
-    """Files within a column: pictures are modalities."""
-    contents = [value["bytes"] for value in values if isinstance(value.get("bytes"), bytes)]
-    if len(contents) < len(values):
+    """Files within a column, or paths of files: pictures and sounds are modalities."""
+    if any(set(value) != {"bytes", "path"} for value in values):
         return _Column("", why=f"structures of {', '.join(values[0])}")
+    contents = [Path(value["path"]).read_bytes() if value["bytes"] is None else value["bytes"] for value in values]
     if contents[0].startswith(_SOUNDS):
-        return _Column("", why="sounds")
+        return _sounds(contents)
     try:
         return _pictures([Image.open(BytesIO(content)) for content in contents])
     except UnidentifiedImageError:
-        return _Column("", why="files that are no pictures")
+        return _Column("", why="files that are neither pictures nor sounds")
+
+
+def _sounds(contents: list[bytes]) -> _Column:
+    """Log-mel spectrograms; of WAV files the rate and the longest are known."""
+    rates, seconds = set(), [0.0]
+    for content in contents:
+        try:
+            with wave.open(BytesIO(content)) as sound:
+                rates.add(sound.getframerate())
+                seconds.append(sound.getnframes() / sound.getframerate())
+        except (wave.Error, EOFError):
+            return _Column("audio", {"kind": "audio", **_positions(_FRAMES)}, "sounds")
+    frames = math.ceil(max(seconds) / _SECONDS_PER_FRAME)
+    options = {"kind": "audio", "sample_rate_hz": min(*rates, _RATE), "max_length": frames, **_positions(frames)}
+    return _Column("audio", options, f"sounds of up to {max(seconds):.1f} s")
 
 
 def _pictures(pictures: list[Any]) -> _Column:
-    sizes = {picture.size for picture in pictures}
-    if not sizes:
-        return _Column("", why="pictures, all missing")
-    if len(sizes) > 1:
-        return _Column("", why="pictures of several sizes; make them one size first")
-    width, height = sizes.pop()
-    return _image(height, width, len(pictures[0].getbands()))
+    sizes = [(picture.height, picture.width) for picture in pictures]
+    height, width = (int(np.median(size)) for size in zip(*sizes, strict=True))
+    column = _image(height, width, len(pictures[0].getbands()))
+    if len(set(sizes)) > 1:
+        column.options["size"] = [height, width]
+        column.why = f"pictures of several sizes, resized to {height} x {width}"
+    return column
 
 
 def _image(height: int, width: int, colors: int) -> _Column:
@@ -306,7 +328,7 @@ def _modalities(
     for name, column in columns.items():
         if name == target:
             continue
-        if column.kind == "number":
+        if column.kind == "number" or (column.kind == "class" and not _GROUPS.fullmatch(name.lower())):
             table.append(name)
         elif column.kind in ("", "class"):
             unused[name] = column.why
@@ -316,7 +338,9 @@ def _modalities(
     if table:
         modality = _free_name("table", modalities)
         options = {"kind": "table", **_positions(len(table))}
-        modalities[modality], entries[modality] = (options, f"{len(table)} columns of numbers"), {"columns": table}
+        categories = sum(columns[name].kind == "class" for name in table)
+        why = f"{len(table) - categories} columns of numbers, {categories} of categories"
+        modalities[modality], entries[modality] = (options, why), {"columns": table}
     return modalities, entries, unused
 
 

@@ -272,7 +272,8 @@ def _load(source: Mapping[str, Any], files: list[Path], splits: Mapping[str, Any
         if broken is not None:
             raise ValueError(f"{where}: the data file {broken[0]} cannot be read: {broken[1]}") from error
         named = f" from {', '.join(str(file) for file in files[:4])}" if files else ""
-        raise ValueError(f"{where}: the data cannot be loaded{named}: {_reason(error)}") from error
+        hint = " Take builder: sound_folder, which reads such folders." if source.get("path") == "audiofolder" else ""
+        raise ValueError(f"{where}: the data cannot be loaded{named}: {_reason(error)}{hint}") from error
     finally:
         datasets.logging.set_verbosity(verbosity)
 

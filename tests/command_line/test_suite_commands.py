@@ -86,7 +86,9 @@ def test_the_large_suite_runs_from_raw_files_to_a_report_and_predictions(tiny: M
 def test_init_writes_a_suite_and_replaces_none(
     tiny: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    datasets.Dataset.from_dict({"age": [1.0] * 20, "kind": ["a", "b"] * 10}).to_parquet(tmp_path / "rows.parquet")
+    datasets.Dataset.from_dict({"age": [1.0] * 20, "kind": ["a", "b"] * 10, "nr": [None] * 20}).to_parquet(
+        tmp_path / "rows.parquet"
+    )
     file = tmp_path / "my.yaml"
     command = ["suite", "init", file, "--from", tmp_path / "rows.parquet"]
     assert tiny.highmmt(*command) == 0
@@ -95,9 +97,11 @@ def test_init_writes_a_suite_and_replaces_none(
     assert tiny.highmmt(*command, "--target", "age") == 2
     assert "is there already; replace it with --force" in capsys.readouterr().err
     assert file.read_text(encoding="utf-8") == before
-    assert tiny.highmmt(*command, "--target", "age", "--force") == 2  # nothing else to predict it from
+    assert tiny.highmmt(*command, "--target", "nr", "--force") == 2  # it is empty
     assert file.read_text(encoding="utf-8") == before
     assert tiny.highmmt("inspect", file) == 0
+    assert tiny.highmmt(*command, "--target", "age", "--force") == 0
+    assert file.read_text(encoding="utf-8") != before
 
 
 def test_the_schema_is_printed_or_written(

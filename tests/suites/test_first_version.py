@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import wave
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,16 @@ from highmmt.suites.first_version import first_version
 
 ROWS = 40
 RANDOM = np.random.default_rng(0)
+
+
+def sound(seconds: float = 0.5, rate: int = 8000) -> bytes:
+    stream = io.BytesIO()
+    with wave.open(stream, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(RANDOM.integers(-9999, 9999, int(seconds * rate)).astype("<i2").tobytes())
+    return stream.getvalue()
 
 
 def picture(height: int = 28, width: int = 28) -> bytes:
@@ -38,13 +49,21 @@ COLUMNS: dict[str, tuple[list[Any], dict[str, Any] | None]] = {
     "film": (RANDOM.normal(size=(ROWS, 6, 14, 14)).tolist(), {"kind": "image", "num_axes": 3, "patch_size": 2}),
     "file": ([{"bytes": picture(), "path": None} for _ in range(ROWS)], {"kind": "image", "patch_size": 4}),
     "remark": (["was seen again" if row % 3 else "went home" for row in range(ROWS)], {"kind": "text"}),
-    "colour": (["red" if row % 3 else "blue" for row in range(ROWS)], None),
+    "sound": (
+        [{"bytes": sound(0.25 + 0.01 * row), "path": None} for row in range(ROWS)],
+        {"kind": "audio", "sample_rate_hz": 8000, "max_length": 64, "max_frequency": 64},
+    ),
+    "photos": (
+        [{"bytes": picture(20 + row % 9, 30), "path": None} for row in range(ROWS)],
+        {"kind": "image", "size": [23, 30], "patch_size": 3},
+    ),
     "name": ([f"N. {chr(65 + row)}" for row in range(ROWS)], None),
     "row_id": (list(range(100, 100 + ROWS)), None),
     "patient": ([row // 4 for row in range(ROWS)], None),
     "nothing": ([None] * ROWS, None),
     "words": ([["a", "b"]] * ROWS, None),
-    "sound": ([{"bytes": b"RIFF....", "path": None}] * ROWS, None),
+    "archive": ([{"bytes": b"PK......", "path": None}] * ROWS, None),
+    "pair": ([{"left": 1, "right": 2}] * ROWS, None),
 }
 
 
@@ -144,7 +163,7 @@ def test_a_folder_with_a_file_for_each_split_keeps_them(tmp_path: Path) -> None:
     assert {split: len(rows) for split, rows in loaded.items()} == {"train": 24, "validation": 8, "test": 12}
 
 
-def test_a_saved_data_set_and_a_folder_of_pictures_are_sources(tmp_path: Path) -> None:
+def test_a_saved_data_set_and_folders_of_pictures_or_sounds_are_sources(tmp_path: Path) -> None:
     datasets.DatasetDict({"train": table(32), "dev": table(8)}).save_to_disk(tmp_path / "saved")
     suite = written(tmp_path, tmp_path / "saved")
     assert suite.tasks["my"].splits["validation"] == "dev" and suite.tasks["my"].splits["test"] == 0.15
@@ -153,6 +172,14 @@ def test_a_saved_data_set_and_a_folder_of_pictures_are_sources(tmp_path: Path) -
             (tmp_path / "pictures" / split / name).mkdir(parents=True)
             for number in range(6):
                 (tmp_path / "pictures" / split / name / f"{number}.png").write_bytes(picture())
+    for name in ("one", "two"):
+        (tmp_path / "sounds" / name).mkdir(parents=True)
+        for number in range(8):
+            (tmp_path / "sounds" / name / f"{number}.wav").write_bytes(sound())
+    suite = written(tmp_path, tmp_path / "sounds")
+    assert suite.tasks["my"].source == {"builder": "sound_folder", "data_dir": str(tmp_path / "sounds")}
+    assert suite.modalities["audio"]["max_length"] == 50
+    assert suite.build_processor().num_labels("my") == 2
     suite = written(tmp_path, tmp_path / "pictures")
     assert {split: len(rows) for split, rows in suite.load("my").items()} == {"train": 10, "validation": 2, "test": 12}
     assert suite.build_processor().num_labels("my") == 2
@@ -168,10 +195,19 @@ def test_data_that_is_not_there_or_no_data_is_named(tmp_path: Path) -> None:
             first_version(source, tmp_path / "my.yaml")
 
 
-def test_pictures_of_several_sizes_are_left_out_with_the_reason(tmp_path: Path) -> None:
-    pictures = [{"bytes": picture(28, 28 + row % 2), "path": None} for row in range(ROWS)]
-    path = parquet(tmp_path, {"photo": pictures, "age": [1.0] * ROWS, "label": [0, 1] * 20})
-    assert "# not used: photo, pictures of several sizes" in first_version(path, tmp_path / "my.yaml")
+def test_few_different_texts_are_categories_of_the_table(tmp_path: Path) -> None:
+    columns = {"age": [1.0 * row for row in range(ROWS)], "colour": ["red", "blue"] * 20, "label": [0, 1] * 20}
+    suite = written(tmp_path, parquet(tmp_path, columns))
+    assert suite.tasks["my"].modalities["table"] == {"columns": ["age", "colour"]}
+    text = (tmp_path / "my_suite.yaml").read_text(encoding="utf-8")
+    assert "# 1 columns of numbers, 1 of categories" in text
+    assert suite.build_processor().shape("my", "table").num_channels == 5  # value, missing, unknown, two colours
+
+
+def test_sounds_that_are_not_wav_have_no_length_yet(tmp_path: Path) -> None:
+    columns = {"speech": [{"bytes": b"fLaC....", "path": None}] * ROWS, "label": [0, 1] * 20}
+    text = first_version(parquet(tmp_path, columns), tmp_path / "my.yaml")
+    assert "speech: {kind: audio, num_frequency_bands: 6, max_frequency: 1000} # sounds" in text
 
 
 def test_names_that_no_modality_may_have_are_changed(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import sys
+import wave
 from pathlib import Path
 from typing import Any
 
@@ -244,3 +246,52 @@ def test_the_hash_of_a_file_follows_its_content(tmp_path: Path) -> None:
     path.write_bytes(b"abd")
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
     assert file_sha256(path) != before
+
+
+def sounds(folder: Path, names: list[str]) -> Path:
+    for name in names:
+        for number in range(2):
+            path = folder / name / f"{number}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with wave.open(str(path), "wb") as file:
+                file.setnchannels(1)
+                file.setsampwidth(2)
+                file.setframerate(8000)
+                file.writeframes(np.full(4000, 500 * (1 + number), "<i2").tobytes())
+    return folder
+
+
+def sound_suite(folder: Path, **splits: Any) -> Suite:
+    task = {
+        "source": {"builder": "sound_folder", "data_dir": "sounds"},
+        "splits": splits,
+        "modalities": {"audio": "audio"},
+        "target": {"column": "label", "problem_type": "single_label_classification"},
+    }
+    return Suite.from_dict(
+        {"name": "mine", "modalities": {"audio": {"kind": "audio"}}, "tasks": {"ward": task}}, folder
+    )
+
+
+def test_folders_of_sounds_are_a_source(tmp_path: Path) -> None:
+    splits = {"train": "train", "val": "validation", "Test": "test"}
+    sounds(tmp_path / "sounds", [f"{split}/{name}" for split in splits for name in ("owl", "cat")])
+    suite = sound_suite(tmp_path)
+    loaded = suite.load("ward")
+    assert loaded["train"].features["label"].names == ["cat", "owl"]
+    assert [loaded[split]["label"][:] for split in splits.values()] == [[0, 0, 1, 1]] * 3
+    assert suite.build_processor().encode("ward", loaded["test"]).num_rows == 4
+
+
+def test_folders_of_sounds_without_splits_are_divided(tmp_path: Path) -> None:
+    sounds(tmp_path / "sounds", ["owl", "cat", "dog"])
+    loaded = sound_suite(tmp_path, validation=0.2, test=0.4).load("ward")
+    assert {split: len(rows) for split, rows in loaded.items()} == {"validation": 1, "test": 2, "train": 3}
+
+
+def test_a_folder_without_sounds_is_named_and_the_reader_that_needs_more_says_what(tmp_path: Path) -> None:
+    (tmp_path / "sounds").mkdir()
+    refused(sound_suite(tmp_path), "sounds: no sounds (.wav, .flac, .ogg, .mp3) in it")
+    sounds(tmp_path / "sounds", ["owl", "cat"])
+    if importlib.util.find_spec("torchcodec") is None:
+        refused(suite({"path": "audiofolder", "data_dir": "sounds"}, tmp_path), "torchcodec", "builder: sound_folder")
