@@ -26,6 +26,7 @@ from torch.utils.data import Dataset as TorchDataset
 from transformers.utils import logging
 
 from ..processing import HighMMTProcessor
+from .mapped_files import MappedFiles
 from .sampling import TaskSampler
 
 logger = logging.get_logger(__name__)
@@ -33,6 +34,8 @@ logger = logging.get_logger(__name__)
 Batch = dict[str, dict[str, Any]]
 # Rows of a task's batch that are named should their worker die.
 _NOTED_ROWS = 1024
+# Rows of large files that are copied before the memory they were mapped into is given back.
+_ROWS_AT_ONCE = 16
 # Task -> split ("train", "validation", "test") -> rows encoded by the processor.
 EncodedTasks = Mapping[str, Mapping[str, Dataset]]
 
@@ -221,6 +224,11 @@ class _StepMaker(TorchDataset[Any]):
             column = "id" if own_ids else "row"
             if column in dataset.column_names:
                 self.ids[task] = dataset.select_columns([column])
+        self.mapped = {
+            task: MappedFiles(file["filename"] for file in dataset.cache_files) for task, dataset in self.train.items()
+        }
+        for files in self.mapped.values():
+            files.release()
         # What each worker is at: its process, the number of the task, how many rows and which. All processes share it.
         self.at = torch.zeros(num_workers, 3 + _NOTED_ROWS, dtype=torch.int64).share_memory_()
 
@@ -281,14 +289,28 @@ class _StepMaker(TorchDataset[Any]):
     def _read(self, task: str, rows: np.ndarray, entropy: tuple[int, ...]) -> Batch:
         try:
             with seeded_generators(*entropy):
-                dataset = self.train[task]
-                table = _as_table(dataset, rows) if dataset.format["type"] == "custom" else self.arrow[task][rows]
-                batch = self.processor.collate(task, table)
+                batch = self.processor.collate(task, self._table(task, rows))
         except Exception as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}."
             raise _UnreadableError(f"{self._place(task, rows.tolist())} cannot be read: {reason}") from error
         batch.pop("row", None)
         return batch
+
+    def _table(self, task: str, rows: np.ndarray) -> pa.Table:
+        """Rows with the columns that `collate` reads."""
+        dataset, files = self.train[task], self.mapped[task]
+        if dataset.format["type"] == "custom":
+            table = _as_table(dataset, rows)
+            files.release()
+            return table
+        if not files.paths:
+            return self.arrow[task][rows]
+        # Some systems map a megabyte around each row that is read, so that even one batch would hold much.
+        parts = []
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            parts.append(self.arrow[task][rows[start : start + _ROWS_AT_ONCE]].combine_chunks())
+            files.release()
+        return pa.concat_tables(parts)
 
     def _sort_out(
         self, task: str, rows: np.ndarray, entropy: tuple[int, ...], error: _UnreadableError

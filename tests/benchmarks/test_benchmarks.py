@@ -251,3 +251,34 @@ def test_ours_and_the_plain_loop_agree(kind: str) -> None:
     plain = benchmark.plain_epoch(benchmark.PlainRows(data, kind, processor), 0)
     ours = benchmark.our_epoch(processor, kind, processor.encode("one", data))
     torch.testing.assert_close(ours[0], plain[0], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_memory_gives_the_peak_of_every_process_at_both_sizes(
+    tmp_path: Path,
+) -> None:
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("only Linux tells the peak of a process")
+    results = run("memory", tmp_path)
+    assert {name: len(found) for name, found in results["cases"].items()} == {
+        f"{workers} workers, {factor}x": 2 for workers in (0, 2) for factor in (1, 10)
+    }
+    assert results["arrow_bytes"]["10"] > 9 * results["arrow_bytes"]["1"]
+    assert list(results["growth"]) == [
+        "0 workers, main process",
+        "2 workers, main process",
+        "2 workers, worker process",
+    ]
+    for found in results["growth"].values():
+        assert found["growth"] == found["peaks"][1] / found["peaks"][0]
+        assert min(found["peaks"]) > 50e6
+
+
+@pytest.mark.slow
+def test_scaling_gives_the_throughput_of_one_and_two_processes(tmp_path: Path) -> None:
+    results = run("scaling", tmp_path, "--steps", "1")
+    assert list(results["throughput"]) == ["shared 1", "shared 2", "own 1", "own 2"]
+    for name, found in results["throughput"].items():
+        assert len(results["step_seconds"][name]) == 2
+        assert found["samples_per_second"]["median"] > 0
+        assert name.endswith("2") or found["factor"]["median"] == 1
