@@ -15,7 +15,7 @@ from .model_card import model_card
 from .report import write_pictures, write_report
 from .run_folder import load_model, load_model_folder, open_run_folder
 from .sample_picture import draw_sample
-from .study import METHODS, Study, StudySettings, measure_matrices, run_study, select_tasks
+from .study import METHODS, Study, StudySettings, measure_matrices, run_study, select_tasks, versions
 
 __all__ = [
     "GroupSizes",
@@ -35,6 +35,7 @@ __all__ = [
     "save_stability",
     "select_tasks",
     "stability_file",
+    "versions",
     "with_excluded",
     "write_changed",
     "write_figures",

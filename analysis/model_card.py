@@ -35,6 +35,9 @@ _METRICS: dict[str, tuple[str, str, dict[str, Any] | None]] = {
 _STAGES = {
     "pretrained": "homogeneous pretraining: one set of parameters shared by all tasks",
     "single_task": "training on one task alone",
+    "transfer": "pretraining on other tasks, then training on the task that the results are of",
+    "few_shot": "training on all tasks together, with few labels of the task that the results are of",
+    "retrieval": "training on fusion and retrieval together: one set of parameters shared by all tasks",
     "finetuned": "heterogeneity-aware fine-tuning: parameters in groups, cloned from the pretrained model",
 }
 
@@ -57,7 +60,7 @@ def model_card(
         model: the trained model.
         processor: fitted, as it goes into the folder.
         test: task to its metric on test data.
-        stage: `"pretrained"`, `"finetuned"` or `"single_task"`.
+        stage: `"pretrained"`, `"finetuned"`, `"single_task"`, `"transfer"`, `"few_shot"` or `"retrieval"`.
         seed: of the training that made this model.
         num_seeds: how often the whole comparison was repeated.
         report: path of the run's report, from the model folder; None where there is none.

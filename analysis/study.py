@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import platform
+import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -30,6 +32,7 @@ from ..processing import HighMMTProcessor
 from ..suites import Suite, load_suite
 from ..train import (
     METRICS,
+    Resumable,
     TrainingSettings,
     encode_suite,
     finetune,
@@ -39,7 +42,8 @@ from ..train import (
     single_task,
 )
 from ..train.loading import EncodedTasks
-from ..train.trainer import process_state
+from ..train.processes import process_state
+from ..train.settings import differences
 from .figures import write_figures
 from .grouping import KINDS, GroupSizes, choose_groups, save_stability
 from .model_card import model_card
@@ -55,9 +59,10 @@ METHODS = {
     "highmmt": "HighMMT",
 }
 GROUP_COUNTS = ("num_unimodal_groups", "num_crossmodal_groups", "k", "max_parameters")
+CHECKPOINTS = "checkpoints"
 _RECORD = ("test", "components", "course", "seconds")
 # What other commands leave in a run folder, and a comparison must make itself.
-_RESULTS = ("parameter_groups.json", "pretrained", "finetuned", "single_task")
+_RESULTS = ("parameter_groups.json", "pretrained", "finetuned", "single_task", "transfer", "few_shot", "retrieval")
 
 
 @dataclass
@@ -165,6 +170,8 @@ class StudySettings:
 
 class Study:
     """One run folder and the stages that fill it; every stage skips what an earlier call has finished.
+
+    A training that was stopped goes on from its newest checkpoint, exactly.
 
     Args:
         suite: what to study.
@@ -316,7 +323,8 @@ class Study:
         started = time.monotonic()
         settings = self._phase("pretraining", number)
         label = self._label("Pretraining", number)
-        model, result, test = pretrain(self.suite, self.processor, self.data, settings, label)
+        resumable = self._resumable("pretrained", number)
+        model, result, test = pretrain(self.suite, self.processor, self.data, settings, label, resumable)
         self._save_model(folder, model, test, "pretrained", settings.seed)
         self._save_record("pretrained", number, model, test, result.to_dict(), time.monotonic() - started)
 
@@ -329,7 +337,16 @@ class Study:
         settings = self._phase("finetuning", number)
         pretrained, _ = load_model_folder(self._pretrained_folder(number))
         label = self._label(f"Fine-tuning: {METHODS[method]}", number)
-        model, result, test = finetune(pretrained, groups, self.suite, self.processor, self.data, settings, label)
+        model, result, test = finetune(
+            pretrained,
+            groups,
+            self.suite,
+            self.processor,
+            self.data,
+            settings,
+            label,
+            self._resumable(method, number),
+        )
         if folder is not None:
             self._save_model(folder, model, test, "finetuned", settings.seed)
         self._save_record(method, number, model, test, result.to_dict(), time.monotonic() - started)
@@ -341,7 +358,8 @@ class Study:
         started = time.monotonic()
         phases = [self._phase("pretraining", number), self._phase("finetuning", number)]
         label = self._label(f"Share none: {task}", number)
-        model, results, test = single_task(task, self.suite, self.processor, self.data, phases, label)
+        resumable = self._resumable(name, number)
+        model, results, test = single_task(task, self.suite, self.processor, self.data, phases, label, resumable)
         courses = [result.to_dict() for result in results]
         self._save_record(name, number, model, test, courses, time.monotonic() - started)
 
@@ -363,6 +381,13 @@ class Study:
     ) -> None:
         values = (test, model.num_parameters_by_component(), course, seconds)
         write_json(self._record(method, number), dict(zip(_RECORD, values, strict=True)))
+        shutil.rmtree(self._resumable(method, number).folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # not empty: another training has left something
+            (self.folder / CHECKPOINTS).rmdir()
+
+    def _resumable(self, method: str, number: int) -> Resumable:
+        """Where a training leaves its checkpoints, until its record is written."""
+        return Resumable(self.folder / CHECKPOINTS / f"{method}-seed{number}")
 
     def _save_model(self, folder: Path, model: HighMMTModel, test: dict[str, float], stage: str, seed: int) -> None:
         report = f"{'../' * len(folder.relative_to(self.folder).parts)}report.html"
@@ -516,16 +541,6 @@ def measure_matrices(
             if kind in missing and process_state().is_main_process:
                 on_measured(kind, time.monotonic() - started)
     return matrices
-
-
-def differences(former: Any, present: Any, prefix: str = "") -> list[str]:
-    """What differs between two settings as plain data, one `"name: x there, y now"` each."""
-    if not (isinstance(former, dict) and isinstance(present, dict)):
-        return [f"{prefix}: {former!r} there, {present!r} now"] if former != present else []
-    changed = []
-    for key in dict.fromkeys([*former, *present]):
-        changed += differences(former.get(key), present.get(key), f"{prefix}.{key}" if prefix else key)
-    return changed
 
 
 def _summary(label: str, seeds: list[dict[str, Any]], tasks: list[str]) -> dict[str, Any]:

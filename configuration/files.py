@@ -28,6 +28,25 @@ def write_bytes(path: Path, content: bytes) -> Path:
     return path
 
 
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a new file and bring it to the disk."""
+    with open(path, "xb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk; a rename survives a power cut only after that."""
+    if os.name == "nt":  # folders cannot be opened there, and names are kept without
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def write_text(path: Path, text: str) -> Path:
     """Write a text file, whole or not at all."""
     return write_bytes(path, text.encode("utf-8"))

@@ -18,7 +18,7 @@ from ..processing import HighMMTProcessor, to_device
 from ..suites import Suite
 from ..train import StaggeredSchedule, build_config, build_model
 from ..train.loading import EncodedTasks, iterate_batches, merge_batches
-from ..train.trainer import process_state
+from ..train.processes import process_state
 from .distances import DistanceEstimate, MatrixKind
 from .settings import HeterogeneitySettings, RunLog, run_owner
 from .stacked import MAX_GRAD_NORM

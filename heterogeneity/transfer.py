@@ -24,8 +24,9 @@ from ..modeling_highmmt import HighMMTModel, labelled, task_loss
 from ..processing import HighMMTProcessor, to_device
 from ..suites import Suite
 from ..train import METRICS, StaggeredSchedule, build_config, build_model
+from ..train.evaluation import metric_value
 from ..train.loading import EncodedTasks, iterate_batches
-from ..train.trainer import metric_value, process_state
+from ..train.processes import process_state
 from .distances import MatrixKind
 from .settings import HeterogeneitySettings, RunLog, run_owner
 from .stacked import StackedModels

@@ -4,28 +4,50 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
-from rich import box
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from . import __version__
+from .console import (
+    DATA,
+    GROUPING,
+    MEASURING,
+    RESULT,
+    DataDir,
+    ModelArgument,
+    OutputDir,
+    Quick,
+    RunArgument,
+    SuiteArgument,
+    Tasks,
+    given,
+    library_errors,
+    load_named_suite,
+    out,
+    prepare_libraries,
+    say,
+    table_of,
+    tell,
+    writes_to,
+)
 from .suite_commands import suite_app
+from .train_command import train
 
 ABOUT = "One small model for many modalities and tasks: measure heterogeneity, group parameters, train, predict."
 EPILOG = "Start with: highmmt run starter --quick --output-dir runs/quick. More on a command: highmmt COMMAND --help"
 # Typer raises errors of click, or of a copy of click that it carries; either way this is their common parent.
 UsageError: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 
 app = typer.Typer(
     name="highmmt",
@@ -37,44 +59,6 @@ app = typer.Typer(
     epilog=EPILOG,
 )
 app.add_typer(suite_app, name="suite")
-# Files and pipes have no width; tables there are as wide as they need.
-out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
-
-_DATA, _TRAINING, _MEASURING, _RESULT = "What to work on", "How to train", "How to measure", "Where results go"
-_GROUPING = "Which groups"
-SuiteArgument = Annotated[
-    str, typer.Argument(help="Suite of this package (starter, multibench-large, ...) or path of a suite's YAML file.")
-]
-ModelArgument = Annotated[Path, typer.Argument(help="Model folder, such as runs/starter/finetuned.")]
-RunArgument = Annotated[Path, typer.Argument(help="Run folder: the --output-dir of an earlier command.")]
-OutputDir = Annotated[
-    Path,
-    typer.Option(
-        "--output-dir", "-o", help="Folder of the run, made if need be.", rich_help_panel=_RESULT, show_default=False
-    ),
-]
-Tasks = Annotated[
-    str | None, typer.Option(help="Only these tasks, separated by commas: digits,motion.", rich_help_panel=_DATA)
-]
-DataDir = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder with data that the suite does not carry, such as the files of MultiBench.",
-        rich_help_panel=_DATA,
-        show_default=False,
-    ),
-]
-Quick = Annotated[
-    bool, typer.Option("--quick", help="Few steps and pairs, to see every stage within a minute; scores mean little.")
-]
-
-
-class Recipe(str, Enum):
-    """What `highmmt train` can do."""
-
-    pretrain = "pretrain"
-    finetune = "finetune"
-    single_task = "single_task"
 
 
 class ProgramFormat(str, Enum):
@@ -151,7 +135,7 @@ def run(
 
     Example: highmmt run starter --output-dir runs/starter --seeds 3
     """
-    with _writes_to(output_dir):
+    with writes_to(output_dir):
         loaded = load_named_suite(suite, tasks, data_dir)
         from .analysis import METHODS, run_study
 
@@ -162,60 +146,13 @@ def run(
             "report": "4/4 Report",
         }
         metrics = run_study(
-            loaded, output_dir, quick=quick, num_seeds=seeds, on_stage=lambda name: _say(f"[bold]{stages[name]}[/]")
+            loaded, output_dir, quick=quick, num_seeds=seeds, on_stage=lambda name: say(f"[bold]{stages[name]}[/]")
         )
     _print_comparison(metrics, METHODS)
     tell(f"\nReport: {output_dir / 'report.html'}\nModel:  {output_dir / 'finetuned'}")
 
 
-@app.command()
-def train(
-    suite: SuiteArgument,
-    output_dir: OutputDir,
-    tasks: Tasks = None,
-    data_dir: DataDir = None,
-    recipe: Annotated[
-        Recipe,
-        typer.Option(
-            help="pretrain: one shared model. finetune: clones of it, in parameter groups. single_task: one per task.",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = Recipe.pretrain,
-    groups: Annotated[
-        Path | None,
-        typer.Option(
-            help="For finetune: file of parameter groups. Default: OUTPUT_DIR/parameter_groups.json.",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Epochs. Default: the suite's.", rich_help_panel=_TRAINING)
-    ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Learning rate. Default: the suite's.", rich_help_panel=_TRAINING)
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of data order and new parameters.", rich_help_panel=_TRAINING)] = 0,
-    quick: Quick = False,
-) -> None:
-    """One training recipe on a suite, without the comparison.
-
-    The model goes to OUTPUT_DIR/pretrained, OUTPUT_DIR/finetuned or OUTPUT_DIR/single_task/TASK and replaces an older
-    one there. Prints its scores on test data.
-
-    Example: highmmt train starter --recipe pretrain --output-dir runs/mine
-
-    Then: highmmt train starter --recipe finetune --groups groups.json --output-dir runs/mine
-    """
-    changes = {"num_epochs": epochs, "learning_rate": learning_rate, "seed": seed}
-    with _writes_to(output_dir):
-        loaded = load_named_suite(suite, tasks, data_dir)
-        from .commands import train_recipe
-
-        scores = train_recipe(loaded, output_dir, recipe.value, quick=quick, groups=groups, changes=_given(changes))
-    table = table_of(f"{recipe.value} on {loaded.name}, test data", "task", "metric", value="right")
-    for task, value in scores.items():
-        table.add_row(task, loaded.task(task).metric, f"{value:.3f}")
-    out.print(table)
+app.command()(train)
 
 
 @app.command()
@@ -230,18 +167,18 @@ def heterogeneity(
             "--budget",
             "--share",
             help="Share of the pairs that is measured, above 0 and up to 1; the rest is imputed.",
-            rich_help_panel=_MEASURING,
+            rich_help_panel=MEASURING,
         ),
     ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Runs of every entry.", rich_help_panel=_MEASURING)] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Runs of every entry.", rich_help_panel=MEASURING)] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Optimizer steps of every run.", rich_help_panel=_MEASURING)
+        int | None, typer.Option(min=1, help="Optimizer steps of every run.", rich_help_panel=MEASURING)
     ] = None,
     method: Annotated[
         Method | None,
         typer.Option(
             help="transfer: the paper's. random, feature: what it compares with. Default: transfer.",
-            rich_help_panel=_MEASURING,
+            rich_help_panel=MEASURING,
         ),
     ] = None,
     loss_scale: Annotated[
@@ -249,12 +186,12 @@ def heterogeneity(
         typer.Option(
             help="Unit: null (share of what there is to learn), none (loss as it is), metric (percentage points of "
             "the task's metric). Default: null.",
-            rich_help_panel=_MEASURING,
+            rich_help_panel=MEASURING,
         ),
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Only say how many runs it takes and how long.", rich_help_panel=_MEASURING),
+        typer.Option("--dry-run", help="Only say how many runs it takes and how long.", rich_help_panel=MEASURING),
     ] = False,
     quick: Quick = False,
 ) -> None:
@@ -266,7 +203,7 @@ def heterogeneity(
 
     Example: highmmt heterogeneity starter --budget 0.5 --seeds 3 --output-dir runs/mine
     """
-    changes = _given(
+    changes = given(
         {
             "share": share,
             "num_seeds": seeds,
@@ -275,7 +212,7 @@ def heterogeneity(
             "loss_scale": loss_scale and loss_scale.value,
         }
     )
-    with _writes_to(output_dir):
+    with writes_to(output_dir):
         loaded = load_named_suite(suite, tasks, data_dir)
         from .commands import estimate_suite, is_main_process, measure_suite
 
@@ -293,13 +230,13 @@ def heterogeneity(
 def cluster(
     folder: RunArgument,
     k: Annotated[
-        int | None, typer.Option(min=2, help="Number of groups of both kinds together.", rich_help_panel=_GROUPING)
+        int | None, typer.Option(min=2, help="Number of groups of both kinds together.", rich_help_panel=GROUPING)
     ] = None,
     unimodal_groups: Annotated[
-        int | None, typer.Option(min=1, help="Number of unimodal groups, |U|.", rich_help_panel=_GROUPING)
+        int | None, typer.Option(min=1, help="Number of unimodal groups, |U|.", rich_help_panel=GROUPING)
     ] = None,
     crossmodal_groups: Annotated[
-        int | None, typer.Option(min=1, help="Number of crossmodal groups, |C|.", rich_help_panel=_GROUPING)
+        int | None, typer.Option(min=1, help="Number of crossmodal groups, |C|.", rich_help_panel=GROUPING)
     ] = None,
     max_parameters: Annotated[
         int | None,
@@ -307,23 +244,23 @@ def cluster(
             min=1,
             help="As many groups as have at most this many parameters in the suite's model, unimodal and crossmodal "
             "together. Heads and embeddings are not counted.",
-            rich_help_panel=_GROUPING,
+            rich_help_panel=GROUPING,
         ),
     ] = None,
     linkage: Annotated[
         LinkageName,
-        typer.Option(help="How the distance of two groups follows from their members'.", rich_help_panel=_GROUPING),
+        typer.Option(help="How the distance of two groups follows from their members'.", rich_help_panel=GROUPING),
     ] = LinkageName.average,
     groups: Annotated[
         Path | None,
         typer.Option(
             help="File of groups by hand, taken as they are once every node is found in it exactly once.",
-            rich_help_panel=_GROUPING,
+            rich_help_panel=GROUPING,
         ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="File to write. Default: FOLDER/parameter_groups.json.", rich_help_panel=_RESULT),
+        typer.Option(help="File to write. Default: FOLDER/parameter_groups.json.", rich_help_panel=RESULT),
     ] = None,
 ) -> None:
     """Parameter groups from measured heterogeneity.
@@ -334,7 +271,7 @@ def cluster(
 
     Example: highmmt cluster runs/mine --k 6
     """
-    with _writes_to(output.parent if output else folder):
+    with writes_to(output.parent if output else folder):
         prepare_libraries()
         from .commands import cluster_folder
 
@@ -357,7 +294,7 @@ def evaluate(
     suite: SuiteArgument,
     tasks: Tasks = None,
     data_dir: DataDir = None,
-    split: Annotated[Split, typer.Option(help="Which rows.", rich_help_panel=_DATA)] = Split.test,
+    split: Annotated[Split, typer.Option(help="Which rows.", rich_help_panel=DATA)] = Split.test,
 ) -> None:
     """Loss and metric of a saved model on a suite's data.
 
@@ -378,12 +315,12 @@ def evaluate(
 @app.command()
 def predict(
     model: ModelArgument,
-    task: Annotated[str, typer.Option(help="Which of the model's tasks.", rich_help_panel=_DATA, show_default=False)],
+    task: Annotated[str, typer.Option(help="Which of the model's tasks.", rich_help_panel=DATA, show_default=False)],
     input: Annotated[  # noqa: A002
         Path,
         typer.Option(
             help="Parquet, CSV or JSON-lines file with the task's raw columns; others are ignored.",
-            rich_help_panel=_DATA,
+            rich_help_panel=DATA,
             show_default=False,
         ),
     ],
@@ -391,7 +328,7 @@ def predict(
         Path | None,
         typer.Option(
             help="Predictions as .parquet, .csv or .jsonl. Default: INPUT's name with .predictions.parquet, here.",
-            rich_help_panel=_RESULT,
+            rich_help_panel=RESULT,
         ),
     ] = None,
 ) -> None:
@@ -403,7 +340,7 @@ def predict(
 
     Example: highmmt predict runs/starter/finetuned --task digits --input rows.parquet --output digits.csv
     """
-    with _writes_to(output.parent if output else Path()):
+    with writes_to(output.parent if output else Path()):
         prepare_libraries()
         from .commands import predict_file
 
@@ -417,7 +354,7 @@ def report(folder: RunArgument) -> None:
 
     Example: highmmt report runs/starter
     """
-    with _writes_to(folder):
+    with writes_to(folder):
         from .commands import report_folder
 
         tell(f"Report: {report_folder(folder)}")
@@ -427,16 +364,16 @@ def report(folder: RunArgument) -> None:
 def inspect(
     suite: SuiteArgument,
     task: Annotated[
-        str | None, typer.Option(help="One task, with a picture; without it, all.", rich_help_panel=_DATA)
+        str | None, typer.Option(help="One task, with a picture; without it, all.", rich_help_panel=DATA)
     ] = None,
     row: Annotated[
-        int, typer.Option(min=0, help="Which row of the training split the picture shows.", rich_help_panel=_DATA)
+        int, typer.Option(min=0, help="Which row of the training split the picture shows.", rich_help_panel=DATA)
     ] = 0,
     output: Annotated[
         Path | None,
         typer.Option(
             help="Picture of the row, as given and as the model reads it. Default: SUITE-TASK.png, here.",
-            rich_help_panel=_RESULT,
+            rich_help_panel=RESULT,
         ),
     ] = None,
     data_dir: DataDir = None,
@@ -468,7 +405,7 @@ def inspect(
         out.print(table)
         tell(f"  target: {summary['target']}\n")
     if task is not None:
-        with _writes_to(output.parent if output else Path()):
+        with writes_to(output.parent if output else Path()):
             tell(f"  row {row} of train: {draw_task(loaded, task, row, output)}")
 
 
@@ -483,7 +420,7 @@ def convert(
 
     Example: highmmt convert fhundricmic30.pt models/authors
     """
-    with _writes_to(folder):
+    with writes_to(folder):
         prepare_libraries()
         from .modeling_highmmt.convert_highmmt_original_to_hf import convert_original_checkpoint
 
@@ -494,13 +431,13 @@ def convert(
 @app.command()
 def export(
     model: ModelArgument,
-    task: Annotated[str, typer.Option(help="Which of the model's tasks.", rich_help_panel=_DATA, show_default=False)],
+    task: Annotated[str, typer.Option(help="Which of the model's tasks.", rich_help_panel=DATA, show_default=False)],
     format: Annotated[  # noqa: A002
         ProgramFormat,
-        typer.Option(help="onnx: for any runtime. pt2: for torch.export.load.", rich_help_panel=_RESULT),
+        typer.Option(help="onnx: for any runtime. pt2: for torch.export.load.", rich_help_panel=RESULT),
     ] = ProgramFormat.onnx,
     output: Annotated[
-        Path | None, typer.Option(help="File to write. Default: TASK.onnx or TASK.pt2, here.", rich_help_panel=_RESULT)
+        Path | None, typer.Option(help="File to write. Default: TASK.onnx or TASK.pt2, here.", rich_help_panel=RESULT)
     ] = None,
 ) -> None:
     """One task of a saved model as a program that runs without this package.
@@ -510,7 +447,7 @@ def export(
 
     Example: highmmt export runs/starter/finetuned --task digits --format onnx --output digits.onnx
     """
-    with _writes_to(output.parent if output else Path()):
+    with writes_to(output.parent if output else Path()):
         prepare_libraries()
         from .commands import export_folder
 
@@ -551,13 +488,25 @@ def push(
     tell(f"{folder} is at {address}")
 
 
-def main() -> None:
-    """Entry point: success is 0; user errors are one line on stderr and 2, never a traceback; Ctrl-C is 130."""
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: success is 0; user errors are one line on stderr and 2, never a traceback; Ctrl-C is 130.
+
+    Args:
+        arguments: in place of those of the process.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    with _terminated_like_ctrl_c():
+        code = _run(words)
+    sys.exit(code)
+
+
+def _run(words: list[str]) -> int:
+    stopped = "Stopped."
     try:
-        result = app(sys.argv[1:] or ["--help"], prog_name="highmmt", standalone_mode=False)
+        result = app(words or ["--help"], prog_name="highmmt", standalone_mode=False)
         code = result if isinstance(result, int) else 0
-    except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
+    except (KeyboardInterrupt, typer.Abort) as error:
+        code, stopped = getattr(error, "exit_code", INTERRUPTED), str(error) or stopped
     except (BrokenPipeError, SystemExit):
         # The reader of a pipe has seen enough; Rich and Typer turn that into `SystemExit`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -571,36 +520,44 @@ def main() -> None:
         code = _failed(_os_message(error))
     except (ValueError, FloatingPointError) as error:
         code = _failed(str(error))
-    except _library_errors() as error:
+    except library_errors() as error:
         code = _failed(str(error.__cause__ or error))
-    if code == INTERRUPTED:
-        goes_on = sys.argv[1:2] in (["run"], ["heterogeneity"])
-        _say(f"Stopped.{' The same command goes on from what is finished.' if goes_on else ''}")
-    sys.exit(code)
+    if code in (INTERRUPTED, TERMINATED):
+        how = {
+            "run": " The same command goes on from what is finished.",
+            "heterogeneity": " The same command goes on from what is finished.",
+            "train": " The same command with --resume goes on from there.",
+        }
+        say(escape(stopped) + how.get(words[0], ""))
+    return code
 
 
-def _library_errors() -> tuple[type[Exception], ...]:
-    """Errors about what a user gave, or about the disk, that are neither `ValueError` nor `OSError`."""
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM outside a training, which handles it itself: what is half-written is removed, as by Ctrl-C."""
 
-    return StrictDataclassError, SafetensorError
+    exit_code = TERMINATED
+
+
+@contextmanager
+def _terminated_like_ctrl_c() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _Terminated
 
 
 def _failed(message: str) -> int:
     """Say in one line what is wrong."""
-    _say(f"[bold red]Error:[/] {escape(' '.join(message.split()))}")
+    say(f"[bold red]Error:[/] {escape(' '.join(message.split()))}")
     return 2
-
-
-def _say(markup: str) -> None:
-    # A console of its own: one that Ctrl-C stopped within a line would say that line again.
-    Console(stderr=True).print(markup, highlight=False, soft_wrap=True)
-
-
-def tell(text: str) -> None:
-    """Print a line as it stands."""
-    out.print(escape(text), highlight=False, soft_wrap=True)
 
 
 def _os_message(error: OSError) -> str:
@@ -609,77 +566,6 @@ def _os_message(error: OSError) -> str:
     if error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}."
     return error.strerror or str(error)
-
-
-@contextmanager
-def _writes_to(folder: Path) -> Iterator[None]:
-    """Turn a full disk, which libraries report in several ways and without a place, into one error that names it."""
-    try:
-        yield
-    except _errors_of_writing() as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if not full and "No space left" not in str(error):
-            raise
-        raise OSError(errno.ENOSPC, _full_disk(folder)) from error
-
-
-def _errors_of_writing() -> tuple[type[Exception], ...]:
-    return OSError, ValueError, *_library_errors()
-
-
-def _full_disk(folder: Path) -> str:
-    from datasets.config import HF_DATASETS_CACHE
-
-    def free(place: Path) -> int:
-        while not place.exists():
-            place = place.parent
-        return shutil.disk_usage(place).free
-
-    place = min((folder.absolute(), Path(HF_DATASETS_CACHE).absolute()), key=free)
-    where = str(folder) if place == folder.absolute() else f"{place}, the cache of `datasets` (HF_DATASETS_CACHE)"
-    return (
-        f"No space left on the disk of {where}: {free(place) / 2**20:.1f} MB. Nothing is half-written; make room and "
-        "repeat the command."
-    )
-
-
-def prepare_libraries() -> None:
-    """Register the Auto classes, and keep the libraries' own progress bars off: ours say what happens."""
-    import datasets
-    import transformers
-
-    from .auto import register
-
-    register()
-    datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()
-
-
-def load_named_suite(name: str, tasks: str | None = None, data_dir: Path | None = None) -> Any:
-    """A suite by name or path, with these of its tasks, once the libraries are told to be quiet."""
-    prepare_libraries()
-    from .suites import load_suite
-
-    suite = load_suite(name, data_dir)
-    if tasks is None:
-        return suite
-    from .analysis import select_tasks
-
-    return select_tasks(suite, [task.strip() for task in tasks.split(",") if task.strip()])
-
-
-def _given(changes: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in changes.items() if value is not None}
-
-
-def table_of(title: str | None, *texts: str, **columns: Any) -> Table:
-    """An empty table: columns of text, then columns by name with their alignment."""
-    table = Table(title=title and escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in texts:
-        table.add_column(column, overflow="fold")
-    for column, justify in columns.items():
-        table.add_column(column, justify=justify)
-    return table
 
 
 def _print_comparison(metrics: dict[str, Any], labels: dict[str, str]) -> None:
@@ -759,9 +645,9 @@ def _print_matrix(matrix: Any) -> None:
     }
     for what, reasons in (("Left out", matrix.excluded), ("Diverged, imputed", transfers)):
         for name, reason in reasons.items():
-            _say(f"[yellow]{what}:[/] {escape(reason if reason.startswith(name) else f'{name}: {reason}')}")
+            say(f"[yellow]{what}:[/] {escape(reason if reason.startswith(name) else f'{name}: {reason}')}")
     if len(matrix.nodes) < 2:
-        _say(f"Heterogeneity, {matrix.kind}: fewer than two to compare.")
+        say(f"Heterogeneity, {matrix.kind}: fewer than two to compare.")
         return
     table = table_of(f"Heterogeneity, {matrix.kind} (imputed in brackets)", "")
     for index in range(len(matrix.nodes)):

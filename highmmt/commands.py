@@ -32,7 +32,6 @@ from .analysis import (
     load_model,
     load_model_folder,
     measure_matrices,
-    model_card,
     open_run_folder,
     save_stability,
     write_changed,
@@ -59,8 +58,8 @@ from .processing.arrow import is_list, plain_array
 from .processing.targets import best_matches, name_matches
 from .suites import Suite, load_suite
 from .suites.lines import did_you_mean
-from .train import MultitaskTrainer, encode_suite, finetune, metric_names, pretrain, save_model_folder, single_task
-from .train.trainer import process_state
+from .train import MultitaskTrainer, encode_suite, metric_names
+from .train.processes import process_state
 
 # How many rows a model reads at a time.
 BATCH_SIZE = 256
@@ -72,81 +71,6 @@ _READERS = {
 }
 _WRITTEN = (".parquet", ".csv", ".jsonl")
 _RUN_FILES = ("run.json", "suite.yaml", "metrics.json", "parameter_groups.json", "heterogeneity", "finetuned")
-
-
-def train_recipe(
-    suite: Suite,
-    folder: Path,
-    recipe: str,
-    *,
-    quick: bool = False,
-    groups: Path | None = None,
-    changes: Mapping[str, Any] | None = None,
-) -> dict[str, float]:
-    """Train one recipe and save its model folders.
-
-    Args:
-        suite: what to train on.
-        folder: run folder; models go to `pretrained`, `finetuned` or `single_task/<task>` in it.
-        recipe: `"pretrain"`, `"finetune"` (needs `pretrained` and parameter groups) or `"single_task"`.
-        quick: few epochs.
-        groups: file of parameter groups; None for the run folder's own.
-        changes: training settings that replace the suite's.
-
-    Returns:
-        Task to its metric on test data.
-
-    Raises:
-        FileNotFoundError: fine-tuning without a pretrained model or without parameter groups.
-        ValueError: the folder holds something else, or the models of a whole comparison.
-    """
-    settings = StudySettings.for_suite(suite, quick=quick)
-    first, second = (
-        dataclasses.replace(phase, **(changes or {})) for phase in (settings.pretraining, settings.finetuning)
-    )
-    map_file = groups or folder / "parameter_groups.json"
-    if recipe == "finetune":
-        _require_inputs_of_finetuning(suite, folder, map_file)
-    if "settings" in open_run_folder(folder, suite):
-        raise ValueError(
-            f"{folder} holds the models that `highmmt run` compares, which stay as they are; choose another "
-            "--output-dir."
-        )
-    if recipe == "finetune":
-        shared, processor = load_model_folder(folder / "pretrained")
-        cluster_map = ParameterGroups.from_json_file(map_file)
-        data = encode_suite(suite, processor)
-        model, _, test = finetune(shared, cluster_map, suite, processor, data, second)
-        card = model_card(suite, model, processor, test, "finetuned", seed=second.seed)
-        save_model_folder(folder / "finetuned", model, processor, card)
-        return test
-    processor = suite.build_processor()
-    data = encode_suite(suite, processor)
-    if recipe == "pretrain":
-        model, _, test = pretrain(suite, processor, data, first)
-        card = model_card(suite, model, processor, test, "pretrained", seed=first.seed)
-        save_model_folder(folder / "pretrained", model, processor, card)
-        return test
-    scores = {}
-    for task in suite.tasks:
-        model, _, test = single_task(task, suite, processor, data, [first, second])
-        card = model_card(suite, model, processor, test, "single_task", seed=first.seed)
-        save_model_folder(folder / "single_task" / task, model, processor, card)
-        scores.update(test)
-    return scores
-
-
-def _require_inputs_of_finetuning(suite: Suite, folder: Path, map_file: Path) -> None:
-    if not (folder / "pretrained" / "config.json").exists():
-        raise FileNotFoundError(
-            f"{folder / 'pretrained'} holds no model to clone. First: highmmt train {suite.name} --recipe pretrain "
-            f"--output-dir {folder}"
-        )
-    if not map_file.exists():
-        raise FileNotFoundError(
-            f"{map_file}: no parameter groups. Name a file with --groups, or make one: highmmt heterogeneity "
-            f"{suite.name} --output-dir {folder}, then highmmt cluster {folder}"
-        )
 
 
 def measure_suite(

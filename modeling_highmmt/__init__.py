@@ -1,5 +1,6 @@
 """The network, and the conversion of the authors' public checkpoints."""
 
+from .checks import NonFiniteInputError
 from .heads import complete_pairs, head_width, labelled, task_loss
 from .modeling_highmmt import HighMMTModel, HighMMTOutput, HighMMTPreTrainedModel
 
@@ -7,6 +8,7 @@ __all__ = [
     "HighMMTModel",
     "HighMMTOutput",
     "HighMMTPreTrainedModel",
+    "NonFiniteInputError",
     "complete_pairs",
     "head_width",
     "labelled",

@@ -11,6 +11,19 @@ from torch import Tensor
 from ..configuration import ModalityConfig, TaskConfig
 
 
+class NonFiniteInputError(ValueError):
+    """Samples of a batch are no finite numbers, or so large that their squares are none.
+
+    Attributes:
+        task: whose batch it is.
+        samples: their places in the batch.
+    """
+
+    def __init__(self, message: str, task: str, samples: list[int]) -> None:
+        super().__init__(message)
+        self.task, self.samples = task, samples
+
+
 def check_names(what: str, given: object, known: Iterable[str]) -> None:
     """Refuse anything but a mapping of known names.
 

@@ -16,7 +16,7 @@ from transformers.utils import ModelOutput
 
 from ..configuration import GroupKind, HighMMTConfig, ModalityConfig, TaskConfig, interaction_name
 from .adapters import GroupAdapter, LowRankUpdate
-from .checks import check_labels, check_mask, check_names, check_values
+from .checks import NonFiniteInputError, check_labels, check_mask, check_names, check_values
 from .growth import KINDS, GrowingModel
 from .heads import INITIAL_LOG_SCALE, RetrievalHead, build_head, complete_pairs, task_loss
 from .inputs import InputSequence, grid_positions, one_hot_code, ragged_positions
@@ -626,7 +626,8 @@ def _check_finite(sequences: Mapping[str, Mapping[str, InputSequence]]) -> None:
                 finite = bool(torch.isfinite(sequence.values).all())
                 what = "values too large to be squared" if finite else "NaN or infinite values"
                 where = f"Task {task!r}, modality {modality!r}"
-                raise ValueError(f"{where}: {what} in sample {bad[0]} of the batch ({len(bad)} in all).")
+                message = f"{where}: {what} in sample {bad[0]} of the batch ({len(bad)} in all)."
+                raise NonFiniteInputError(message, task, bad)
 
 
 def _check_batch(task: str, sequences: Mapping[str, InputSequence]) -> None:

@@ -50,7 +50,12 @@ def test_the_package_runs_no_code_from_data(root: Path) -> None:
                     found.append(f"{name}:{node.lineno}: {called}")
                 if called == "torch.load" and keywords.get("weights_only") != "True":
                     found.append(f"{name}:{node.lineno}: torch.load without weights_only=True")
-                for keyword, value in (("allow_pickle", "True"), ("trust_remote_code", "True"), ("shell", "True")):
+                for keyword, value in (
+                    ("allow_pickle", "True"),
+                    ("trust_remote_code", "True"),
+                    ("shell", "True"),
+                    ("weights_only", "False"),
+                ):
                     if keywords.get(keyword) == value:
                         found.append(f"{name}:{node.lineno}: {keyword}=True")
             found += [f"{name}:{node.lineno}: {top}" for top in imported if top.split(".")[0] in FORBIDDEN_MODULES]

@@ -1,22 +1,30 @@
-"""Training: samplers, metrics, the multitask loop on Accelerate, and the paper's recipes."""
+"""Training: samplers, batches, metrics, the multitask loop on Accelerate, checkpoints, and the paper's recipes."""
 
+from .checkpoints import CheckpointFolder
+from .interruption import TrainingInterrupted
 from .loading import StepBatch, TrainingBatches
 from .metrics import METRICS, Metric, MetricModule, gather_rows, get_metric, load_metric
+from .progress import progress_bar
 from .recipes import (
+    Resumable,
     build_config,
     build_model,
     encode_suite,
+    few_shot,
     finetune,
     metric_names,
     pretrain,
     save_model_folder,
     single_task,
     train_model,
+    transfer,
+    with_retrieval,
 )
+from .records import EpochRecord, SkippedStep, TrainingResult
 from .sampling import SAMPLERS, RandomTaskSampler, StaggeredSchedule, TaskSampler, make_sampler
 from .settings import TrainingSettings
 from .tracking import TRACKERS, EpochLog, Trackers, own_bests, result_table
-from .trainer import EpochRecord, MultitaskTrainer, TrainingResult, progress_bar
+from .trainer import MultitaskTrainer
 from .weighting import WEIGHTINGS, FixedWeights, UncertaintyWeights, make_weighting
 
 __all__ = [
@@ -24,6 +32,7 @@ __all__ = [
     "SAMPLERS",
     "TRACKERS",
     "WEIGHTINGS",
+    "CheckpointFolder",
     "EpochLog",
     "EpochRecord",
     "FixedWeights",
@@ -31,17 +40,21 @@ __all__ = [
     "MetricModule",
     "MultitaskTrainer",
     "RandomTaskSampler",
+    "Resumable",
+    "SkippedStep",
     "StaggeredSchedule",
     "StepBatch",
     "TaskSampler",
     "Trackers",
     "TrainingBatches",
+    "TrainingInterrupted",
     "TrainingResult",
     "TrainingSettings",
     "UncertaintyWeights",
     "build_config",
     "build_model",
     "encode_suite",
+    "few_shot",
     "finetune",
     "gather_rows",
     "get_metric",
@@ -51,9 +64,11 @@ __all__ = [
     "metric_names",
     "own_bests",
     "pretrain",
-    "result_table",
     "progress_bar",
+    "result_table",
     "save_model_folder",
     "single_task",
     "train_model",
+    "transfer",
+    "with_retrieval",
 ]

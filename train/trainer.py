@@ -2,75 +2,61 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.state import AcceleratorState, is_initialized
-from accelerate.utils import (
-    broadcast,
-    broadcast_object_list,
-    get_int_from_env,
-    parse_flag_from_env,
-    set_seed,
-)
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from accelerate import Accelerator
+from accelerate.utils import broadcast, broadcast_object_list, gather_object, set_seed
 from torch import Tensor
-from transformers import get_scheduler
 
-from ..configuration import TaskConfig
-from ..modeling_highmmt import HighMMTModel, complete_pairs, labelled, task_loss
+from ..modeling_highmmt import HighMMTModel, NonFiniteInputError
 from ..processing import HighMMTProcessor, to_device
-from .loading import Batch, EncodedTasks, iterate_batches, merge_batches
+from .checkpoints import CheckpointFolder
+from .evaluation import Evaluator
+from .guard import blank_inputs, gradient_norm, samples_to_blame
+from .interruption import StopRequests, TrainingInterrupted
+from .loading import EncodedTasks, StepBatch, TrainingBatches
 from .metrics import Metric, get_metric
-from .sampling import StaggeredSchedule
+from .optimization import PLATEAU, build_optimizer, build_schedule
+from .processes import new_accelerator, plain_forward_afterwards
+from .progress import progress_bar
+from .records import EpochRecord, SkippedStep, TrainingResult
+from .run import Run
+from .sampling import make_sampler
 from .settings import TrainingSettings
+from .weighting import make_weighting
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
-class EpochRecord:
-    """What one epoch did: unweighted losses, means over its batches, and metrics of the validation split."""
-
-    epoch: int
-    steps: int
-    train_loss: dict[str, float]
-    validation: dict[str, dict[str, float]]
-    score: float
-
-
-@dataclass
-class TrainingResult:
-    """The course of a run; the model holds the weights of `best_epoch` afterwards.
+class _Gathered:
+    """What goes into one optimizer step.
 
     Attributes:
-        best_epoch: epoch of the highest validation score, counted from 0.
-        best_score: sum over tasks of evaluation weight times metric, errors counted negative.
-        history: one record for each epoch.
-        gradient_steps: task to the number of optimizer steps it took part in.
+        modalities: task to its modalities.
+        samples: task to the names of this process's samples.
+        blamed: task to the samples that made a loss not finite.
+        losses: task to its losses that were not finite.
+        spoilt: whether that happened on any process.
     """
 
-    best_epoch: int
-    best_score: float
-    history: list[EpochRecord] = field(default_factory=list)
-    gradient_steps: dict[str, int] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The result as plain data."""
-        return asdict(self)
+    modalities: dict[str, list[str]] = field(default_factory=dict)
+    samples: dict[str, list[str]] = field(default_factory=dict)
+    blamed: dict[str, list[str]] = field(default_factory=dict)
+    losses: dict[str, float] = field(default_factory=dict)
+    spoilt: bool = False
 
 
 class MultitaskTrainer:
     """Trains one model on all its tasks and keeps the weights that are best on validation data.
 
-    Started by `accelerate launch`, the processes share the rows of every batch (a batch norm then sees the rows of its
-    own process). Evaluation is not shared: every process goes through all rows, and the main one's numbers count. No
-    file is written.
+    Started by `accelerate launch`, the processes share the rows of every batch and of every evaluation.
 
     Args:
         model: has a head for every task of `data`; moved to the accelerator's device.
@@ -111,99 +97,62 @@ class MultitaskTrainer:
             if task not in metrics:
                 raise ValueError(f"Task {task!r}: no metric is named for it; there are some for {', '.join(metrics)}.")
             self.metrics[task] = get_metric(metrics[task], task, model.config.tasks[task].problem_type)
-        self.accelerator = accelerator or _new_accelerator(settings.mixed_precision)
-        if self.accelerator.gradient_accumulation_steps > 1:
+        steps = settings.gradient_accumulation_steps
+        self.accelerator = accelerator or new_accelerator(settings.mixed_precision, steps)
+        if self.accelerator.gradient_accumulation_steps != steps:
             raise ValueError(
-                f"gradient_accumulation_steps={self.accelerator.gradient_accumulation_steps}: the trainer steps after "
-                "every batch. Leave it at 1 and set the tasks' batch sizes."
+                f"gradient_accumulation_steps={self.accelerator.gradient_accumulation_steps} of the launch or the "
+                f"accelerator, but the settings say {steps}. Leave it out there and set it in the training settings."
             )
         self.model = model
         model.to(self.accelerator.device)
-        self._columns = {
-            (task, split): dataset.with_format("arrow")
-            for task, splits in self.data.items()
-            for split, dataset in splits.items()
-        }
+        self.evaluator = Evaluator(model, processor, self.data, self.metrics, settings, self.accelerator)
 
-    def train(self) -> TrainingResult:
+    def train(self, checkpoints: CheckpointFolder | None = None, *, allow_inexact: bool = False) -> TrainingResult:
         """Train all epochs, then load the best epoch's weights back into the model.
 
+        With a folder for checkpoints, a run that is in it goes on from there and ends as if it had never stopped, to
+        the last bit, also where it is over already. One is written after every epoch and every `save_steps` steps;
+        Ctrl-C and SIGTERM then end the run after its step, with another.
+
+        Args:
+            checkpoints: of this run; empty or absent for a new one. None writes nothing.
+            allow_inexact: go on also from a checkpoint that has lost a file, or with other processes; a warning names
+                what is lost.
+
         Raises:
-            FloatingPointError: the loss of a task is not finite; the message names task and epoch.
+            FloatingPointError: too many steps in a row were not finite, or all of a task in an epoch, or a prediction
+                on validation data; the message names the task.
+            TrainingInterrupted: a signal ended the run.
             ValueError: a task without rows to train or validate on, or whose validation rows do not determine its
-                metric; the message names it.
+                metric; checkpoints of another run, or none of them whole.
+            OSError: a checkpoint could not be written; those before it are whole.
         """
-        settings = self.settings
-        set_seed(settings.seed, device_specific=True)
-        rows = {task: self._num_rows(task, "train") for task in self.data}
-        for task in self.data:
-            self._num_rows(task, "validation")
-        schedule = StaggeredSchedule(
-            rows, {task: settings.batch_size_of(task) for task in self.data}, seed=settings.seed
+        run = self._begin(checkpoints, allow_inexact)
+        steps = len(run.sampler)
+        shown = progress_bar(
+            self.description, steps * self.settings.num_epochs, enabled=self.accelerator.is_main_process
         )
-        total = len(schedule) * settings.num_epochs
-        model, optimizer, lr_scheduler = self._prepare(total)
-        result = TrainingResult(best_epoch=-1, best_score=-math.inf)
-        result.gradient_steps = dict.fromkeys(self.data, 0)
-        best: dict[str, Tensor] = {}
-        shown = progress_bar(self.description, total, enabled=self.accelerator.is_main_process)
-        with _plain_forward_afterwards(self.model), shown as advance:
-            for epoch in range(settings.num_epochs):
-                model.train()
-                losses: dict[str, list[Tensor]] = {task: [] for task in self.data}
-                for batches in schedule.epoch(epoch):
-                    for task, loss in self._step(model, optimizer, lr_scheduler, batches, epoch).items():
-                        losses[task].append(loss)
-                        result.gradient_steps[task] += 1
-                    advance(1)
-                record = self._finish_epoch(epoch, len(schedule), losses)
-                result.history.append(record)
-                if record.score > result.best_score:
-                    result.best_epoch, result.best_score = epoch, record.score
-                    best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-                elif settings.patience is not None and epoch - result.best_epoch >= settings.patience:
-                    break
-        self.model.load_state_dict(best)
-        return result
+        with plain_forward_afterwards(self.model), shown as advance, StopRequests(checkpoints is not None) as stops:
+            advance(run.epoch * steps + run.step)
+            while not run.done:
+                for gathered in self._gathered_steps(run, stops, advance):
+                    self._update(run, gathered)
+                    due = self.settings.save_steps is not None and run.step % self.settings.save_steps == 0
+                    self._pause(run, checkpoints, stops, due=due and run.step < steps)
+                self._finish_epoch(run)
+                self._agree(False, stops)
+                self._pause(run, checkpoints, stops, due=True)
+        self.model.load_state_dict(run.best)
+        return run.result
 
     def evaluate(self, split: str = "validation") -> dict[str, dict[str, float]]:
-        """Loss and metric of every task on a split, by all its rows, on this process alone.
+        """Loss and metric of every task on a split; see `Evaluator.evaluate`."""
+        return self.evaluator.evaluate(split)
 
-        Returns:
-            Task to `{"loss": mean loss, metric name: value}`; regression metrics are in the target's own unit. A
-            retrieval searches the whole split; its loss is the mean over chunks of as many rows as a training step has
-            (drawn once and for all), so that it can be compared with the training loss.
-
-        Raises:
-            FloatingPointError: predictions are not finite; the message names the task.
-            ValueError: a task without such rows, or whose labels there do not determine its metric.
-        """
-        return {task: self._evaluate_task(task, split) for task in self.data}
-
-    @torch.no_grad()
     def predict(self, task: str, split: str) -> tuple[Tensor, Tensor]:
-        """Logits and labels of every row of a split, in row order, `(rows, num_labels)` and the labels' shape.
-
-        Of a retrieval the embeddings in place of logits, `(rows, 2 * num_labels)`, and -100 as the label of rows that
-        lack a modality.
-
-        Raises:
-            ValueError: the task has no such rows.
-        """
-        self.model.eval()
-        retrieval = self.model.config.tasks[task].problem_type == "retrieval"
-        predictions, labels = [], []
-        for rows in iterate_batches(self._num_rows(task, split), self.settings.eval_batch_size):
-            batch = self._batch(task, split, rows)
-            target = batch.pop("labels")[task]
-            with self.accelerator.autocast():
-                output = self.model(**batch)
-            prediction = (output.multimodal_states if retrieval else output.logits)[task].float()
-            if retrieval:
-                target = target.masked_fill(~complete_pairs(prediction), -100)
-            predictions.append(prediction.cpu())
-            labels.append(target.cpu())
-        return torch.cat(predictions), torch.cat(labels)
+        """Predictions and labels of every row of a split; see `Evaluator.predict`."""
+        return self.evaluator.predict(task, split)
 
     def score(self, evaluation: Mapping[str, Mapping[str, float]]) -> float:
         """What checkpoints are compared by: the weighted sum of the tasks' metrics, errors counted negative."""
@@ -213,213 +162,239 @@ class MultitaskTrainer:
             for task, metric in self.metrics.items()
         )
 
-    def _prepare(self, total_steps: int) -> tuple[Any, Any, Any]:
+    def _begin(self, checkpoints: CheckpointFolder | None, allow_inexact: bool) -> Run:
+        """A run at its beginning, or where its newest checkpoint was taken."""
         settings = self.settings
-        optimizer_class = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
-        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        optimizer = optimizer_class(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-        lr_scheduler = get_scheduler(
-            settings.lr_scheduler if settings.lr_scheduler != "constant" else "constant_with_warmup",
-            optimizer,
-            num_warmup_steps=round(settings.warmup_ratio * total_steps),
-            num_training_steps=total_steps,
+        set_seed(settings.seed, device_specific=True)
+        rows = {task: self.evaluator.num_rows(task, "train") for task in self.data}
+        for task in self.data:
+            self.evaluator.num_rows(task, "validation")
+        sizes = {task: settings.batch_size_of(task) for task in self.data}
+        sampler = make_sampler(settings.sampling, rows, sizes, settings.seed, settings.temperature)
+        batches = TrainingBatches(
+            self.data,
+            self.processor,
+            sampler,
+            seed=settings.seed,
+            num_workers=settings.num_workers,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+            skip_bad_rows=settings.skip_bad_rows,
         )
+        # Another trainer of this process may have set it since.
+        self.accelerator.gradient_accumulation_steps = settings.gradient_accumulation_steps
+        tasks = {task: self.model.config.tasks[task] for task in self.data}
+        weighting = make_weighting(settings.loss_weighting, tasks).to(self.accelerator.device)
+        groups: list[dict[str, Any]] = [{"params": [part for part in self.model.parameters() if part.requires_grad]}]
+        if learned := list(weighting.parameters()):
+            # Decay would pull the weights of the losses to one.
+            groups.append({"params": learned, "weight_decay": 0.0})
+        optimizer = build_optimizer(
+            settings.optimizer,
+            groups,
+            settings.learning_rate,
+            settings.weight_decay,
+            settings.optimizer_options,
+            settings.fused_optimizer,
+        )
+        steps = settings.num_epochs * -(-len(sampler) // settings.gradient_accumulation_steps)
+        warmup = round(settings.warmup_ratio * steps)
+        schedule = build_schedule(settings.lr_scheduler, optimizer, warmup, steps, settings.lr_scheduler_options)
         model, optimizer = self.accelerator.prepare(self.model, optimizer)
-        return model, optimizer, lr_scheduler
+        run = Run(self.accelerator, self.model, model, weighting, optimizer, schedule, batches, settings)
+        checkpoint = checkpoints.newest(allow_inexact) if checkpoints is not None else None
+        if checkpoint is not None:
+            run.restore(checkpoint, allow_inexact)
+        return run
 
-    def _step(
-        self, model: Any, optimizer: Any, lr_scheduler: Any, batches: Mapping[str, np.ndarray], epoch: int
-    ) -> dict[str, Tensor]:
-        """One optimizer step on one batch of each of several tasks; task to its unweighted loss."""
-        parts, shares = [], {}
-        for task, rows in batches.items():
-            own, shares[task] = self._own_rows(rows)
-            parts.append(self._batch(task, "train", own))
-        batch = merge_batches(parts)
-        with self.accelerator.autocast():
-            output = model(**batch)
-        losses = {task: shares[task] * loss for task, loss in output.losses.items()}
-        for task, loss in losses.items():
-            if not bool(torch.isfinite(loss)):
-                raise FloatingPointError(
-                    f"Task {task!r}: the training loss of epoch {epoch} is {loss.item()}. Lower learning_rate "
-                    f"({self.settings.learning_rate:g}) or look for extreme values with `highmmt inspect`."
-                )
-        weights = self.model.config.tasks
-        self.accelerator.backward(torch.stack([weights[task].loss_weight * losses[task] for task in losses]).sum())
+    def _gathered_steps(self, run: Run, stops: StopRequests, advance: Callable[[int], Any]) -> Iterator[_Gathered]:
+        """The optimizer steps of the rest of the epoch; when one is given, its gradients are there."""
+        self.model.train()
+        forward = torch.compile(run.wrapped) if self.settings.torch_compile else run.wrapped
+        steps, count = self.settings.gradient_accumulation_steps, len(run.sampler)
+        gathered = _Gathered()
+        for batch in run.batches.epoch(run.epoch, run.step):
+            if not gathered.samples:
+                run.batch_norms.remember()
+            # Accelerate counts batches itself, but knows neither where a run was resumed nor where an epoch ends.
+            self.accelerator.step = steps - 1 if run.step + 1 == count else run.step % steps
+            with self.accelerator.accumulate(run.wrapped):
+                self._add_gradients(run, gathered, forward, batch, stops)
+            run.step += 1
+            advance(1)
+            if self.accelerator.sync_gradients:
+                yield gathered
+                gathered = _Gathered()
+
+    def _add_gradients(
+        self, run: Run, gathered: _Gathered, forward: Any, batch: StepBatch, stops: StopRequests
+    ) -> None:
+        """One forward and one backward pass over one batch of each of several tasks."""
+        names = own_names(batch, self.accelerator.process_index, self.accelerator.num_processes)
+        run.note_samples(batch.sample_ids)
+        for task, modalities in batch.batch["inputs"].items():
+            gathered.modalities[task] = list(dict.fromkeys([*gathered.modalities.get(task, []), *modalities]))
+            gathered.samples.setdefault(task, []).extend(names[task])
+        inputs = to_device(batch.batch, self.accelerator.device)
+        blamed: dict[str, list[int]] = {}
+        try:
+            with self.accelerator.autocast():
+                output = forward(**inputs)
+        except NonFiniteInputError as error:
+            blamed[error.task] = error.samples
+            gathered.losses[error.task] = math.nan
+            with self.accelerator.autocast():
+                output = forward(**blank_inputs(inputs))
+        losses = {task: batch.shares[task] * loss for task, loss in output.losses.items()}
+        weighted = run.weighting(losses)
+        values = torch.stack([*losses.values(), *weighted.values()]).tolist()
+        wrong = {task: value for task, value in zip(losses, values, strict=False) if not math.isfinite(value)}
+        if wrong and not blamed:
+            blamed = samples_to_blame(output, wrong)
+            gathered.losses.update(wrong)
+        for task, places in blamed.items():
+            gathered.blamed.setdefault(task, []).extend(names[task][place] for place in places if names[task])
+        gathered.spoilt |= self._agree(bool(blamed), stops)
+        if gathered.spoilt:
+            return
+        for task, value, weighted_value in zip(losses, values, values[len(losses) :], strict=False):
+            run.sums[task] += value
+            run.weighted_sums[task] += weighted_value
+            run.counts[task] += 1
+        self.accelerator.backward(torch.stack(list(weighted.values())).sum())
+
+    def _update(self, run: Run, gathered: _Gathered) -> None:
+        """The optimizer step, unless a loss or the gradient is not finite."""
+        if gathered.spoilt:
+            self._skip(run, gathered)
+            return
         if self.settings.max_grad_norm is not None:
-            self.accelerator.clip_grad_norm_(model.parameters(), self.settings.max_grad_norm)
+            norm = self.accelerator.clip_grad_norm_(run.parameters, self.settings.max_grad_norm)
+        else:
+            norm = gradient_norm(run.parameters)
+        # In half precision the scaler looks after gradients that are too large, and lowers its scale.
+        if self.accelerator.scaler is None and not math.isfinite(norm):
+            self._skip(run, gathered)
+            return
         # Zeros would still be moved by momentum and weight decay.
-        for parameter in self.model.idle_parameters({task: list(batch["inputs"][task]) for task in losses}):
+        for parameter in self.model.idle_parameters(gathered.modalities):
             parameter.grad = None
-        optimizer.step()
-        if not self.accelerator.optimizer_step_was_skipped:
-            lr_scheduler.step()
-        optimizer.zero_grad()
-        return {task: loss.detach() for task, loss in losses.items()}
+        if self.accelerator.num_processes > 1:
+            run.weighting.average_gradients()
+        run.optimizer.step()
+        if not run.optimizer.step_was_skipped and self.settings.lr_scheduler != PLATEAU:
+            run.lr_scheduler.step()
+        run.optimizer.zero_grad()
+        run.skipped_in_a_row = 0
+        for task in gathered.modalities:
+            run.result.gradient_steps[task] += 1
 
-    def _own_rows(self, rows: np.ndarray) -> tuple[np.ndarray, float]:
-        """This process's rows of a batch, and the factor that makes its loss a share of the mean over processes."""
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        own = rows[rank::world]
-        # Every process must take part in every step: one without rows of its own passes a row through that counts 0.
-        return (own, len(own) * world / len(rows)) if len(own) else (rows[:1], 0.0)
+    def _skip(self, run: Run, gathered: _Gathered) -> None:
+        """Leave no trace of a step but a note of it.
 
-    def _finish_epoch(self, epoch: int, steps: int, losses: Mapping[str, list[Tensor]]) -> EpochRecord:
-        means = torch.stack([torch.stack(values).mean() for values in losses.values()])
-        means = self.accelerator.reduce(means, reduction="mean")
-        train_loss = dict(zip(losses, means.tolist(), strict=True))
+        Raises:
+            FloatingPointError: it was one too many in a row.
+        """
+        run.optimizer.zero_grad()
+        run.batch_norms.restore()
+        found = gather_object([(gathered.blamed, gathered.losses)])
+        losses = {task: value for _, values in found for task, value in values.items()}
+        samples: dict[str, list[str]] = {}
+        for blamed, _ in found if losses else gather_object([(gathered.samples, {})]):
+            for task, names in blamed.items():
+                samples.setdefault(task, []).extend(names)
+        run.skipped.append(SkippedStep(run.epoch, run.step - 1, samples))
+        run.skipped_in_a_row += 1
+        what = " and ".join(
+            [f"Task {task!r}: the training loss of epoch {run.epoch} is {value}" for task, value in losses.items()]
+            or [f"Tasks {', '.join(map(repr, samples))}: the gradient of epoch {run.epoch} is not finite"]
+        )
+        where = f"{what}, step {run.step - 1}, samples {shortened(samples)}"
+        if run.skipped_in_a_row >= self.settings.max_non_finite_steps:
+            raise FloatingPointError(
+                f"{where}; {run.skipped_in_a_row} steps in a row were not finite. Lower learning_rate "
+                f"({self.settings.learning_rate:g}) or look for extreme values with `highmmt inspect`."
+            )
+        if self.accelerator.is_main_process:
+            logger.warning("%s. The step was skipped.", where)
+
+    def _agree(self, bad: bool, stops: StopRequests) -> bool:
+        """Whether any process says that the step is bad; a signal that any has noted is known to all afterwards."""
+        if self.accelerator.num_processes == 1:
+            return bad
+        flags = torch.tensor([float(bad), float(stops.signal_number)], device=self.accelerator.device)
+        most = self.accelerator.gather(flags[None]).amax(dim=0).tolist()
+        stops.signal_number = int(most[1])
+        return bool(most[0])
+
+    def _pause(self, run: Run, checkpoints: CheckpointFolder | None, stops: StopRequests, due: bool) -> None:
+        """A checkpoint, if one is due or a signal ends the run."""
+        if checkpoints is None:
+            return
+        if due or stops.signal_number:
+            run.save(checkpoints)
+        if stops.signal_number:
+            raise TrainingInterrupted(
+                f"Stopped in epoch {run.epoch + 1} of {self.settings.num_epochs} after step {run.step}; checkpoint: "
+                f"{checkpoints.folder / str(run.position)}.",
+                stops.signal_number,
+            )
+
+    def _finish_epoch(self, run: Run) -> None:
+        """Judge the epoch, keep the best weights, and go to the beginning of the next."""
+        train_loss, weighted_loss = self._mean_losses(run)
         if self.accelerator.num_processes > 1:
             # Each process has its own running statistics of batch norms, and must come to the same decisions.
             for buffer in self.model.buffers():
                 buffer.copy_(broadcast(buffer))
         validation = broadcast_object_list([self.evaluate("validation")])[0]
-        return EpochRecord(epoch, steps, train_loss, validation, self.score(validation))
-
-    def _evaluate_task(self, task: str, split: str) -> dict[str, float]:
-        predictions, labels = self.predict(task, split)
-        if not bool(torch.isfinite(predictions).all()):
-            raise FloatingPointError(
-                f"Task {task!r}: the model's outputs on the {split} split are not finite. If it was just trained, "
-                f"lower learning_rate ({self.settings.learning_rate:g})."
-            )
-        description = self.model.config.tasks[task]
-        metric = self.metrics[task]
-        if description.problem_type == "retrieval":
-            loss = self._retrieval_loss(task, predictions, labels)
-        else:
-            loss = float(task_loss(task, description, predictions, labels))
-        if not bool(_known_rows(description, labels).any()):
-            raise ValueError(f"Task {task!r}: no row of the {split} split has a label that could be compared with.")
-        value = metric_value(metric, task, description, self.processor, predictions, labels)
-        if not math.isfinite(value):
-            raise ValueError(
-                f"Task {task!r}: the labels of the {split} split do not determine {metric.name} ({value}); there are "
-                "too few rows, or all of one class. Choose another metric or other splits."
-            )
-        return {"loss": loss, metric.name: value}
-
-    @torch.no_grad()
-    def _retrieval_loss(self, task: str, embeddings: Tensor, labels: Tensor) -> float:
-        """Mean loss of a retrieval over chunks of a training step's rows, each pair counting the same."""
-        description, total = self.model.config.tasks[task], 0.0
-        # Neighbours in a file are often of the same item, or alike.
-        order = np.random.default_rng(0).permutation(len(labels))
-        for chunk in iterate_batches(len(labels), self.settings.batch_size_of(task)):
-            rows = order[chunk]
-            logits = self.model.heads[task](embeddings[rows].to(self.accelerator.device)).cpu()
-            total += float(task_loss(task, description, logits, labels[rows])) * int(labelled(labels[rows]).sum())
-        return total / max(1, int(labelled(labels).sum()))
-
-    def _num_rows(self, task: str, split: str) -> int:
-        if split not in self.data[task] or not len(self.data[task][split]):
-            raise ValueError(f"Task {task!r} has no rows in the {split} split; it has {', '.join(self.data[task])}.")
-        return len(self.data[task][split])
-
-    def _batch(self, task: str, split: str, rows: np.ndarray) -> Batch:
-        batch = self.processor.collate(task, self._columns[task, split][rows])
-        batch.pop("row", None)
-        return to_device(batch, self.accelerator.device)
-
-
-def process_state() -> PartialState:
-    """Which process of how many this is, and its device.
-
-    Raises:
-        ValueError: several processes were launched, but Accelerate takes each for the only one.
-    """
-    # Whoever asks first decides for all, and only `Accelerator` itself reads the variable.
-    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
-    launched = get_int_from_env(["WORLD_SIZE"], 1)
-    if launched > 1 and state.num_processes == 1:
-        raise ValueError(
-            f"{launched} processes were launched, but there is no GPU for them, so that each would do all the work. "
-            "Set ACCELERATE_USE_CPU=true to have them share it on the CPU."
+        score, result = self.score(validation), run.result
+        result.history.append(
+            EpochRecord(run.epoch, run.step, train_loss, weighted_loss, validation, score, run.skipped)
         )
-    return state
+        patience = self.settings.patience
+        if score > result.best_score:
+            result.best_epoch, result.best_score = run.epoch, score
+            run.keep_best()
+        elif patience is not None and run.epoch - result.best_epoch >= patience:
+            run.done = True
+        if self.settings.lr_scheduler == PLATEAU:
+            run.lr_scheduler.step(score)
+        run.next_epoch()
+        run.done = run.done or run.epoch == self.settings.num_epochs
+
+    def _mean_losses(self, run: Run) -> tuple[dict[str, float], dict[str, float]]:
+        """Task to the mean of its losses in this epoch, before and after weighting.
+
+        Raises:
+            FloatingPointError: all steps of a task were skipped because of it.
+        """
+        for task, count in run.counts.items():
+            if not count and (found := [step for step in run.skipped if task in step.samples]):
+                raise FloatingPointError(
+                    f"Task {task!r}: the training loss of epoch {run.epoch} is not finite in any of its steps "
+                    f"({len(found)}). Lower learning_rate ({self.settings.learning_rate:g}) or look for extreme "
+                    "values with `highmmt inspect`."
+                )
+        tasks = [task for task, count in run.counts.items() if count]
+        means = [[sums[task] / run.counts[task] for task in tasks] for sums in (run.sums, run.weighted_sums)]
+        if self.accelerator.num_processes > 1:
+            everyone = np.array(gather_object([means]))
+            means = everyone.mean(axis=0).tolist()
+        return dict(zip(tasks, means[0], strict=True)), dict(zip(tasks, means[1], strict=True))
 
 
-def _new_accelerator(mixed_precision: str) -> Accelerator:
-    process_state()
-    if is_initialized() and AcceleratorState().mixed_precision != mixed_precision:
-        # Accelerate keeps one state for all, but one run may follow another of a different precision.
-        AcceleratorState._reset_state()
-    accelerator = Accelerator(mixed_precision=mixed_precision)
-    if mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise ValueError("mixed_precision='fp16' needs a GPU, and there is none; use 'bf16' or 'no'.")
-    return accelerator
+def own_names(batch: StepBatch, process: int, num_processes: int) -> dict[str, list[str]]:
+    """Task to the names of the samples in this process's part of a step; none where it only passes a row through."""
+    return {
+        task: names[process::num_processes] if batch.shares[task] else [] for task, names in batch.sample_ids.items()
+    }
 
 
-@contextmanager
-def _plain_forward_afterwards(model: HighMMTModel) -> Iterator[None]:
-    """Take Accelerate's wrapper for mixed precision off the model again; it would travel with copies of it."""
-    try:
-        yield
-    finally:
-        for name in ("forward", "_original_forward"):
-            vars(model).pop(name, None)
+def shortened(samples: Mapping[str, list[str]]) -> str:
+    """The first few names."""
+    names = [name for part in samples.values() for name in part]
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-class progress_bar:  # noqa: N801 - used like a function
-    """A rich progress bar on stderr; silent where stderr is no terminal. Yields a function that advances it."""
-
-    def __init__(self, description: str, total: int, *, enabled: bool = True) -> None:
-        console = Console(stderr=True)
-        shown = enabled and console.is_terminal
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(elapsed_when_finished=True),
-        )
-        self._bar = Progress(*columns, console=console) if shown else None
-        self._task = self._bar.add_task(description, total=total) if self._bar is not None else None
-
-    def __enter__(self) -> Callable[..., None]:
-        if self._bar is not None:
-            self._bar.__enter__()
-        return self._advance
-
-    def __exit__(self, *error: Any) -> None:
-        if self._bar is not None:
-            self._bar.__exit__(*error)
-
-    def _advance(self, steps: int = 1) -> None:
-        if self._bar is not None and self._task is not None:
-            self._bar.advance(self._task, steps)
-
-
-def metric_value(
-    metric: Metric,
-    task: str,
-    description: TaskConfig,
-    processor: HighMMTProcessor,
-    predictions: Tensor,
-    labels: Tensor,
-) -> float:
-    """A metric of all rows that have a label; NaN where the labels do not determine it.
-
-    Args:
-        metric: what to compute.
-        task, description: of which task.
-        processor: knows the units of a regression's target.
-        predictions: logits of all rows, of a retrieval the embeddings of both modalities.
-        labels: of all rows, as `HighMMTModel.forward` takes them.
-    """
-    known = _known_rows(description, labels)
-    # Steps of a sequence become rows.
-    predictions, labels = predictions[known].double(), labels[known]
-    guess = predictions
-    if description.problem_type == "regression":
-        guess, labels = (processor.rescale_target(task, values) for values in (predictions, labels.double()))
-    elif description.problem_type == "multi_label_classification":
-        guess = predictions.sigmoid()
-    elif description.problem_type == "single_label_classification":
-        guess = predictions.softmax(-1)
-    return metric.function(labels.numpy(), guess.numpy())
-
-
-def _known_rows(description: TaskConfig, labels: Tensor) -> Tensor:
-    """Which rows (or steps) have all their labels."""
-    known = labelled(labels)
-    return known.all(-1) if labels.is_floating_point() and description.problem_type != "retrieval" else known
+__all__ = ["MultitaskTrainer"]

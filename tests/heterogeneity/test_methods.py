@@ -77,12 +77,12 @@ def test_the_metric_of_a_run_is_the_one_that_a_trainer_computes(
         model = made._model(node, 3)
         model.load_state_dict(outcome.state)
         names = {task: metric_names(suite)[task]}
-        trainer = MultitaskTrainer(model, processor, {task: data[task]}, names, TrainingSettings())
+        reader: Any = _OneModality(processor, node)
+        trainer = MultitaskTrainer(model, reader, {task: data[task]}, names, TrainingSettings())
         rows = data[task]["validation"].remove_columns(
             [name for name in suite.task(task).modalities if name != node.split("/")[1]]
         )
         assert rows.num_rows == len(data[task]["validation"])
-        trainer.processor = _OneModality(processor, node)
         assert outcome.losses == pytest.approx([trainer.evaluate()[task][names[task]]])
 
 

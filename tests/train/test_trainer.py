@@ -110,9 +110,15 @@ CHANGES: dict[str, dict[str, Any]] = {
     "learning_rate": {"learning_rate": 2e-2},
     "weight_decay": {"weight_decay": 0.1},
     "optimizer": {"optimizer": "adamw"},
+    "optimizer_options": {"optimizer_options": {"betas": [0.5, 0.9]}},
     "lr_scheduler": {"lr_scheduler": "cosine"},
+    "lr_scheduler_options": {"lr_scheduler": "cosine", "lr_scheduler_options": {"num_cycles": 2}},
     "warmup_ratio": {"warmup_ratio": 0.5},
     "max_grad_norm": {"max_grad_norm": 0.01},
+    "gradient_accumulation_steps": {"gradient_accumulation_steps": 2},
+    "sampling": {"sampling": "uniform"},
+    "temperature": {"sampling": "temperature", "temperature": 9.0},
+    "loss_weighting": {"loss_weighting": "uncertainty"},
     "batch_sizes": {"batch_sizes": {"arm": 3}},
     "batch_size": {"batch_size": 5},
     "mixed_precision": {"mixed_precision": "bf16"},
@@ -134,7 +140,12 @@ def test_every_setting_changes_the_run(name: str, build: Build, base_history: An
 
 
 def test_every_setting_has_a_test() -> None:
-    elsewhere = {"patience", "eval_batch_size"}
+    elsewhere = {
+        *("patience", "eval_batch_size"),  # below
+        *("save_steps", "keep", "max_non_finite_steps"),  # test_resuming.py
+        *("num_workers", "skip_bad_rows"),  # test_loading.py
+        *("fused_optimizer", "torch_compile"),  # change rounding alone: test_optimization.py
+    }
     assert {field.name for field in dataclasses.fields(TrainingSettings)} == set(CHANGES) | elsewhere
 
 
@@ -257,7 +268,7 @@ def test_a_training_loss_that_is_not_finite_is_named_by_task_and_epoch(build: Bu
     trainer = build()
     with torch.no_grad():
         trainer.model.heads[task].classifier.bias.fill_(math.nan)
-    with pytest.raises(FloatingPointError, match=f"Task '{task}': the training loss of epoch 0 is nan"):
+    with pytest.raises(FloatingPointError, match=f"Task '{task}': the training loss of epoch 0 is not finite"):
         trainer.train()
 
 
