@@ -92,7 +92,7 @@ def near(expected: Any) -> Any:
         return {key: near(value) for key, value in expected.items()}
     if isinstance(expected, list):
         return [near(value) for value in expected]
-    return pytest.approx(expected, rel=1e-3, abs=1e-5)
+    return expected if isinstance(expected, str) else pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
 @pytest.mark.slow
