@@ -205,7 +205,7 @@ def test_settings_come_from_the_suite_and_quick_cuts_all_that_takes_time(suite: 
     ("training", "message"),
     [
         ({"learning_rate": "2e-3"}, "'tiny', training: .*learning_rate='2e-3'"),
-        ({"optimizer": "sgd"}, "'tiny', training: .*'sgd' is not one of"),
+        ({"optimizer": "lion"}, "'tiny', training: .*'lion' is not one of"),
         ({"linkage": "ward"}, "'tiny', training: linkage='ward' is not one of average"),
         ({"k": 0}, "'tiny', training: k=0 must be a whole number"),
         ({"k": 3, "num_unimodal_groups": 2}, "'tiny', training: .*twice"),

@@ -98,7 +98,7 @@ def test_a_pipe_gets_a_line_for_an_epoch_and_a_terminal_none(
     assert line == ("Pretraining [all]: epoch 2/4, score -1.5; shapes loss 0.75 accuracy 0.5; arm loss 1.5 rmse 2")
     say_in_a_pipe(line * 10)
     assert capsys.readouterr().err == line * 10 + "\n"
-    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes any stream for a terminal
+    monkeypatch.setattr(Console, "is_terminal", True)
     say_in_a_pipe(line)
     assert capsys.readouterr().err == ""
 
