@@ -62,7 +62,7 @@ def attend(
 
 def all_columns(x: InputSequence, d_all: int) -> Tensor:
     """`[data | zeros | codes]` of every element, `(batch, elements, d_all)`."""
-    data, codes, _ = x.values.split([x.num_channels, x.num_codes, 1], dim=-1)
+    codes, _, data = x.values.split([x.num_codes, 1, x.num_channels], dim=-1)
     return torch.cat([F.pad(data, (0, d_all - x.num_channels - x.num_codes)), codes], dim=-1)
 
 

@@ -125,17 +125,17 @@ class InputSequence:
     """One modality of one task, standardised but with the zero columns left out.
 
     Attributes:
-        values: `(batch, elements, channels + codes + 1)`: data, then positions and modality embedding, then the mean
-            of the full-width element.
-        num_channels, num_codes: widths of the first two parts.
+        values: `(batch, elements, codes + 1 + channels)`: positions and modality embedding, then the mean of the
+            full-width element, then data.
+        num_codes, num_channels: widths of the first and the last part.
         mask: `(batch, elements)`, True where an element is real; None where all are.
         present: `(batch,)`, True where a sample has at least one real element; None where all have.
         inverse_std: of each full-width element, `(batch, elements, 1)`; with the mean, what its layer norm needs.
     """
 
     values: Tensor
-    num_channels: int
     num_codes: int
+    num_channels: int
     mask: Tensor | None
     present: Tensor | None
     inverse_std: Tensor
@@ -164,23 +164,41 @@ class InputSequence:
         variance = (square + codes.to(wide).square().sum(-1, keepdim=True)) / d_all - mean.square()
         inverse_std = (variance.clamp_min(0.0) + eps).rsqrt()
         # Autocast would cast them at each of their uses.
-        dtype = compute_dtype(data)
-        parts = [part.to(dtype) for part in (data, codes.expand(data.shape[0], -1, -1), mean)]
-        return cls(torch.cat(parts, dim=-1), data.shape[-1], codes.shape[-1], mask, present, inverse_std)
+        codes, mean, data = (part.to(compute_dtype(data)) for part in (codes, mean, data))
+        values = torch.cat([codes.expand(data.shape[0], -1, -1), mean, data], dim=-1)
+        return cls(values, codes.shape[-1], data.shape[-1], mask, present, inverse_std)
 
     def project(self, norm: nn.LayerNorm, matrix: Tensor) -> Tensor:
         """`norm(element) @ matrix` of every full-width element, `(batch, elements, out)`."""
-        scaled = self.columns(with_mean_column(matrix * norm.weight[:, None], 0), 0)
-        return torch.matmul(self.values, scaled) * self.inverse_std + torch.matmul(norm.bias, matrix)
+        rows = rows_of_values(matrix * norm.weight[:, None], [self], 0)
+        return torch.matmul(self.values, rows) * self.inverse_std + torch.matmul(norm.bias, matrix)
 
-    def columns(self, full: Tensor, dim: int) -> Tensor:
-        """The rows of a projection that belong to `values`, from all `d_all + 1` of them at `dim`."""
-        num_after = self.num_codes + 1
-        num_zeros = full.shape[dim] - self.num_channels - num_after
-        data, _, after = full.split([self.num_channels, num_zeros, num_after], dim)
-        return torch.cat([data, after], dim)
+    def rows_of(self, shared: Tensor, num_codes: int, dim: int) -> Tensor:
+        """Those of the rows at `dim` that belong to `values`, from `rows_of_values` of several sequences.
+
+        Args:
+            shared: as that function made it.
+            num_codes: the largest of all these sequences.
+            dim: where the rows are.
+        """
+        return shared.narrow(dim, num_codes - self.num_codes, self.values.shape[-1])
 
 
-def with_mean_column(projection: Tensor, dim: int) -> Tensor:
-    """A projection of all `d_all` columns, and of their mean, which a layer norm takes from each of them."""
-    return torch.cat([projection, -projection.sum(dim, keepdim=True)], dim)
+def rows_of_values(projection: Tensor, sequences: Sequence[InputSequence], dim: int) -> Tensor:
+    """A projection of elements `[data | zeros | codes]` with its rows in the order of `InputSequence.values`.
+
+    The mean gets a row of its own, since a layer norm takes it from every column. Codes stand before the data, so that
+    the rows of a sequence lie side by side, whatever their number: no sequence has to gather its own.
+
+    Args:
+        projection: with `d_all` rows at `dim`.
+        sequences: those that it is for.
+        dim: where the rows are.
+
+    Returns:
+        The same with `codes + 1 + channels` rows, the largest numbers of all sequences.
+    """
+    num_codes = max(sequence.num_codes for sequence in sequences)
+    codes = projection.narrow(dim, projection.shape[dim] - num_codes, num_codes)
+    data = projection.narrow(dim, 0, max(sequence.num_channels for sequence in sequences))
+    return torch.cat([codes, -projection.sum(dim, keepdim=True), data], dim)

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..configuration import HighMMTConfig
-from .inputs import InputSequence, compute_dtype, with_mean_column
+from .inputs import InputSequence, compute_dtype, rows_of_values
 
 # Size of one block of the feed-forward's inner values on a CPU: what stays in the cache until it is read again.
-_BLOCK_BYTES = 2**22
+_BLOCK_BYTES = 2**23
 
 
 def _matrix(linear: nn.Module) -> Tensor:
@@ -127,8 +127,8 @@ class InputAttention(Attention):
         value_to_output = self.value_to_output()
         gain, shift = self.norm_context.weight, self.norm_context.bias
         # The shift adds the same to every element's score, so keys need none.
-        keys = with_mean_column(self.query_to_key() * gain, 2)  # (heads, d_latents, d_all + 1)
-        values = with_mean_column(value_to_output * gain[:, None], 1)  # (heads, d_all + 1, d_latents)
+        keys = rows_of_values(self.query_to_key() * gain, sequences, 2)  # (heads, d_latents, rows)
+        values = rows_of_values(value_to_output * gain[:, None], sequences, 1)  # (heads, rows, d_latents)
         values = values.to(compute_dtype(values))
         constant = torch.matmul(shift, value_to_output).sum(0) + self.output_bias()
         normed = self.norm(latents)
@@ -137,23 +137,27 @@ class InputAttention(Attention):
         else:
             parts = normed.split([sequence.values.shape[0] for sequence in sequences])
             queries = [self._queries(part, keys) for part in parts]
-        read = [self._read(query, values, x) for query, x in zip(queries, sequences, strict=True)]
+        num_codes = max(x.num_codes for x in sequences)
+        read = [
+            self._read(x.rows_of(query, num_codes, -2), x.rows_of(values, num_codes, 1), x)
+            for query, x in zip(queries, sequences, strict=True)
+        ]
         output = torch.cat([part for part, _ in read])
         return self.drop_output(output + constant), [weights for _, weights in read]
 
     def _queries(self, latents: Tensor, keys: Tensor) -> Tensor:
-        """What each column of an element adds to each latent's score, `(..., d_all + 1, heads * num_latents)`."""
+        """What each column of an element adds to each latent's score, `(..., rows, heads * num_latents)`."""
         return torch.einsum("...ld,hdc->...chl", latents, keys).flatten(-2)
 
     def _read(self, query: Tensor, values: Tensor, x: InputSequence) -> tuple[Tensor, Tensor]:
-        score = torch.matmul(x.values, x.columns(query, -2)) * x.inverse_std  # (batch, elements, heads * num_latents)
+        score = torch.matmul(x.values, query) * x.inverse_std  # (batch, elements, heads * num_latents)
         if x.mask is not None:
             score = score.masked_fill(~x.mask[..., None], torch.finfo(score.dtype).min)
         attention = torch.softmax(score, dim=1)
         weighted = (self.drop_attention(attention) * x.inverse_std).to(x.values.dtype)
         read = torch.bmm(weighted.transpose(1, 2), x.values)
         read = read.unflatten(1, (self.num_heads, -1)).transpose(1, 2).flatten(2)  # (batch, latents, heads * columns)
-        output = torch.matmul(read, x.columns(values, 1).flatten(0, 1))
+        output = torch.matmul(read, values.flatten(0, 1))
         return output, attention.unflatten(2, (self.num_heads, -1)).permute(0, 2, 3, 1)
 
 
@@ -232,7 +236,8 @@ class FeedForward(nn.Module):
         if latents.device.type != "cpu" or is_small:
             return self._transform(latents, halves)
         # The inner width is 8 d_latents: whole, it would travel to memory and back; in blocks it stays in the cache.
-        blocks = latents.flatten(0, -2).split(rows)
+        flat = latents.flatten(0, -2)
+        blocks = flat.chunk(-(-flat.shape[0] // rows))  # of equal size: a small last one would be slow
         return torch.cat([self._transform(block, halves) for block in blocks]).view_as(latents)
 
     def _transform(self, latents: Tensor, halves: Sequence[tuple[Tensor, Tensor]] | None) -> Tensor:
