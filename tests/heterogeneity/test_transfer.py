@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -242,8 +243,9 @@ def test_runs_side_by_side_give_what_each_gives_alone(measurement: Callable[...,
     together.transfer([(source, target) for source in sources], [0])
     assert calls == ["transfer to arm/table#0"] * 4
     found = [together.transfer_loss(source, target, 0) for source in sources]
-    assert found == pytest.approx([transfer(alone, source, target, 0) for source in sources], rel=1e-4)
-    assert len(set(found)) == 4
+    # Adam makes whole steps of gradients that are rounding alone, such as those of biases before a batch norm.
+    assert found == pytest.approx([transfer(alone, source, target, 0) for source in sources], rel=5e-4)
+    assert min(abs(one - other) for one, other in itertools.combinations(found, 2)) > 3e-3
 
 
 def test_the_gradient_of_each_model_is_cut_to_a_norm_of_its_own(measurement: Callable[..., Any]) -> None:
