@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..configuration.configuration_highmmt import ModalityConfig
-from .kinds import build_serializer
+from .kinds import build_serializer, kind_of
 from .sequences import TextSerializer
 from .serializers import Serializer
 from .targets import Target
@@ -15,12 +15,13 @@ MODEL_OPTIONS = ("num_frequency_bands", "max_frequency", "ordered", "element_dro
 RESERVED_NAMES = ("batch", "label", "labels", "return_tensors", "row", "self", "task")
 
 
-def check_modalities(modalities: Mapping[str, Any]) -> None:
-    """Refuse descriptions of modalities that nothing can be built from.
+def read_modalities(modalities: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Descriptions of modalities, checked, each with its kind's own name.
 
     Raises:
         ValueError: a reserved name, an unknown kind or option, or an impossible value; the message names the modality.
     """
+    read = {}
     for name, options in modalities.items():
         owner = f"Modality {name!r}"
         if name in RESERVED_NAMES:
@@ -29,9 +30,11 @@ def check_modalities(modalities: Mapping[str, Any]) -> None:
             raise ValueError(f"{owner}: a name must not hold '/', which parts task and modality in 'task/modality'.")
         if not isinstance(options, dict) or "kind" not in options:
             raise ValueError(f"{owner}: must be a mapping with at least 'kind', got {options!r}.")
-        build_serializer(options["kind"], kind_options(options), owner)
+        read[name] = {**options, "kind": kind_of(options["kind"], owner)}
+        build_serializer(read[name]["kind"], kind_options(options), owner)
         positions = {key: options[key] for key in MODEL_OPTIONS if key in options}
         ModalityConfig(num_channels=1, **positions).check(name)
+    return read
 
 
 def read_task(

@@ -26,6 +26,31 @@ SERIALIZERS: dict[str, type[Serializer]] = {
         TextSerializer,
     )
 }
+# What else a kind may be called. Only its own name is kept, so that it does not matter to anything that is saved.
+ALIASES = {
+    "depth": "image",
+    "speech": "audio",
+    "sensor": "time_series",
+    "force": "time_series",
+    "proprioception": "time_series",
+    "control": "time_series",
+}
+
+
+def kind_of(name: Any, owner: str) -> str:
+    """The kind's own name.
+
+    Args:
+        name: one of `SERIALIZERS` or `ALIASES`.
+        owner: what errors begin with, such as `Modality 'image'`.
+
+    Raises:
+        ValueError: an unknown kind; the message lists those that exist.
+    """
+    kind = ALIASES.get(name, name) if isinstance(name, str) else name
+    if not isinstance(kind, str) or kind not in SERIALIZERS:
+        raise ValueError(f"{owner}: unknown kind {name!r}; kinds are {', '.join([*SERIALIZERS, *ALIASES])}.")
+    return kind
 
 
 def option_names(kind: str) -> list[str]:
@@ -37,15 +62,14 @@ def build_serializer(kind: Any, options: dict[str, Any], owner: str) -> Serializ
     """The serializer of a kind with its options checked.
 
     Args:
-        kind: one of `SERIALIZERS`.
+        kind: one of `SERIALIZERS` or `ALIASES`.
         options: option name to value.
         owner: what errors begin with, such as `Modality 'image'`.
 
     Raises:
         ValueError: an unknown kind, an unknown option or an impossible value.
     """
-    if not isinstance(kind, str) or kind not in SERIALIZERS:
-        raise ValueError(f"{owner}: unknown kind {kind!r}; kinds are {', '.join(SERIALIZERS)}.")
+    kind = kind_of(kind, owner)
     allowed = option_names(kind)
     for name in options:
         if name not in allowed:

@@ -23,7 +23,7 @@ from transformers.processing_utils import ProcessorMixin
 from ..configuration.configuration_highmmt import TaskConfig
 from ..configuration.files import write_text
 from .collation import HighMMTBatch, pad_elements
-from .descriptions import MODEL_OPTIONS, RESERVED_NAMES, check_modalities, check_one_tokenizer, read_task
+from .descriptions import MODEL_OPTIONS, RESERVED_NAMES, check_one_tokenizer, read_modalities, read_task
 from .plain_data import code_digest, plain_copy, readable_json
 from .rows import Columns, Source
 from .samples import arrange_samples, chosen_columns
@@ -62,14 +62,13 @@ class HighMMTProcessor(ProcessorMixin):
     ) -> None:
         self.chat_template = None
         self.tokenizer = tokenizer
-        self.modalities: dict[str, dict[str, Any]] = plain_copy("modalities", modalities)
+        self.modalities: dict[str, dict[str, Any]] = read_modalities(plain_copy("modalities", modalities))
         self.tasks: dict[str, dict[str, Any]] = plain_copy("tasks", tasks)
         self.statistics: dict[str, Statistics] = plain_copy("statistics", statistics or {})
         if tokenizer is not None:
             self.check_argument_for_proper_class("tokenizer", tokenizer)
         self._serializers: dict[tuple[str, str], Serializer] = {}
         self._targets: dict[str, Target] = {}
-        check_modalities(self.modalities)
         for task, description in self.tasks.items():
             serializers, self._targets[task] = read_task(task, description, self.modalities)
             self._serializers.update({(task, modality): item for modality, item in serializers.items()})

@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig
 
 from ..configuration import HighMMTConfig
 from ..configuration.configuration_highmmt import ModalityConfig
-from ..processing.kinds import SERIALIZERS, option_names
+from ..processing.kinds import ALIASES, SERIALIZERS, option_names
 from ..processing.processing_highmmt import MODEL_OPTIONS
 from .builders import builder_class, builder_names, builder_options
 from .schema import METRICS, NOT_SIZES, PROBLEM_TYPES, SUITE_KEYS, TASK_KEYS, TRAINING_KEYS
@@ -78,11 +78,11 @@ def _modality() -> dict[str, Any]:
     shared = {name: _of_type(positions[name]) for name in MODEL_OPTIONS}
     kinds = []
     for kind in SERIALIZERS:
-        properties = {"kind": {"const": kind}, **_options(kind), **shared}
-        kinds.append(
-            {"if": {"properties": {"kind": {"const": kind}}, "required": ["kind"]}, "then": _object(properties)}
-        )
-    chosen = {"type": "object", "properties": {"kind": {"enum": list(SERIALIZERS)}}, "required": ["kind"]}
+        named = {"enum": [kind, *(alias for alias, meant in ALIASES.items() if meant == kind)]}
+        properties = {"kind": named, **_options(kind), **shared}
+        kinds.append({"if": {"properties": {"kind": named}, "required": ["kind"]}, "then": _object(properties)})
+    names = [*SERIALIZERS, *ALIASES]
+    chosen = {"type": "object", "properties": {"kind": {"enum": names}}, "required": ["kind"]}
     return {**chosen, "allOf": kinds}
 
 

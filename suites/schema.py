@@ -13,7 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from ..configuration import HighMMTConfig, ModalityConfig
-from ..processing.kinds import SERIALIZERS, build_serializer, option_names
+from ..processing.kinds import ALIASES, SERIALIZERS, build_serializer, kind_of, option_names
 from ..processing.processing_highmmt import MODEL_OPTIONS, RESERVED_NAMES
 from .builders import builder_names, builder_options, check_options
 from .lines import Document, KeyPath, did_you_mean
@@ -148,6 +148,7 @@ def _training(document: Document, values: Any) -> dict[str, Any]:
 
 def _modalities(document: Document, values: Any) -> dict[str, dict[str, Any]]:
     document.check_mapping(("modalities",), values)
+    checked = {}
     for name, options in values.items():
         path = ("modalities", name)
         _check_name(document, path, name, "a modality's name")
@@ -156,15 +157,17 @@ def _modalities(document: Document, values: Any) -> dict[str, dict[str, Any]]:
         document.check_mapping(path, options)
         if "kind" not in options:
             raise document.error(path, f"the key 'kind' is missing; kinds: {', '.join(SERIALIZERS)}.")
-        _check_choice(document, (*path, "kind"), options["kind"], tuple(SERIALIZERS))
-        document.check_keys(path, options, ("kind", *option_names(options["kind"]), *MODEL_OPTIONS))
+        _check_choice(document, (*path, "kind"), options["kind"], (*SERIALIZERS, *ALIASES))
+        kind = kind_of(options["kind"], name)
+        document.check_keys(path, options, ("kind", *option_names(kind), *MODEL_OPTIONS))
         positions = {key: options[key] for key in MODEL_OPTIONS if key in options}
         try:
             ModalityConfig(num_channels=1, **positions).check(name)
         except ValueError as error:
             raise document.error(path, str(error)) from error
-        _check_options(document, path, options["kind"], _kind_options(options))
-    return {name: dict(options) for name, options in values.items()}
+        _check_options(document, path, kind, _kind_options(options))
+        checked[name] = {**options, "kind": kind}
+    return checked
 
 
 def _kind_options(options: Mapping[str, Any]) -> dict[str, Any]:

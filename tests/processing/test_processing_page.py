@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from highmmt.processing.descriptions import MODEL_OPTIONS, RESERVED_NAMES
-from highmmt.processing.kinds import SERIALIZERS, option_names
+from highmmt.processing.kinds import ALIASES, SERIALIZERS, option_names
 
 
 @pytest.fixture
@@ -85,6 +85,19 @@ def test_every_kind_model_option_and_reserved_name_is_listed(page: str) -> None:
     assert [row[0] for row in table_rows(page, "kind")] == [f"`{kind}`" for kind in SERIALIZERS]
     for name in (*MODEL_OPTIONS, *RESERVED_NAMES):
         assert f"`{name}`" in page
+
+
+def test_other_names_of_kinds_are_listed(page: str) -> None:
+    (sentence,) = [line for line in page.splitlines() if line.startswith("Some kinds have other names")]
+    listed: dict[str, str] = {}
+    names: list[str] = []
+    for word in re.findall(r"`(\w+)`", sentence):
+        if word in SERIALIZERS:
+            listed |= dict.fromkeys(names, word)
+            names = []
+        else:
+            names.append(word)
+    assert listed == ALIASES and not names
 
 
 def test_the_default_scale_of_each_kind_is_as_described(page: str) -> None:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from highmmt.processing import SERIALIZERS
-from highmmt.processing.kinds import build_serializer
+from highmmt.processing import SERIALIZERS, HighMMTProcessor
+from highmmt.processing.kinds import ALIASES, build_serializer
 from highmmt.processing.rows import Source
 
 SOURCE = Source("task", "column", "modality")
@@ -364,6 +364,15 @@ def test_the_shape_that_is_announced_is_the_shape_that_is_encoded() -> None:
         assert shape.axes[0] in (None, len(row))
         assert len(shape.axes) == row.ndim - 1
 
+
+def test_other_names_of_kinds_are_read_and_the_kinds_own_name_is_saved() -> None:
+    for name, kind in ALIASES.items():
+        processor = HighMMTProcessor({"one": {"kind": name}}, {"toy": TOY})
+        assert processor.to_dict()["modalities"]["one"]["kind"] == kind
+        assert type(processor.serializer("toy", "one")) is SERIALIZERS[kind]
+
+
+TOY = {"modalities": {"one": {"column": "one"}}, "target": {"column": "label"}}
 
 BAD_OPTIONS = [
     ("image", {"patchsize": 4}, "kind 'image' has no option 'patchsize'; its options are blank"),

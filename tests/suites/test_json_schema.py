@@ -69,6 +69,7 @@ def test_every_suite_of_the_package_fits(validator: Any, root: Path) -> None:
         ("model", {"num_latents": 4, "head_norm": "layer_norm"}),
         ("training", {"optimizer": "adamw", "num_pretraining_epochs": 3, "learning_rate": 1e-3, "max_grad_norm": 1.0}),
         ("modalities.vitals.clip", 3.0),
+        ("modalities.vitals.kind", "force"),
         ("modalities.vitals.element_dropout", 0.1),
         ("tasks.ward.reference", {"value": 0.5, "source": "a guess"}),
     ],

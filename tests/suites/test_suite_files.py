@@ -101,6 +101,15 @@ def test_a_suite_of_ones_own_gives_rows_and_a_fitted_processor(folder: Path) -> 
     assert processor.shape("ward", "table").axes == (2,)
 
 
+def test_another_name_of_a_kind_means_the_kind_and_leaves_no_trace(folder: Path) -> None:
+    values = tiny()
+    suite = load_suite(write_suite(folder, values))
+    values["modalities"]["vitals"]["kind"] = "sensor"
+    renamed = load_suite(write_suite(folder, values, "renamed.yaml"))
+    assert renamed == suite and renamed.fingerprint == suite.fingerprint
+    assert renamed.modalities["vitals"]["kind"] == "time_series"
+
+
 def test_defaults_are_filled_in(folder: Path) -> None:
     task = load_suite(write_suite(folder, tiny())).tasks["ward"]
     assert (task.metric, task.batch_size, task.loss_weight, task.evaluation_weight) == ("accuracy", 32, 1.0, 1.0)
@@ -243,6 +252,7 @@ SPLIT_ERROR = "must be the name of a split or a fraction between 0 and 1"
         ("name", None, "the key 'name' is missing"),
         ("name", "my suite", "the suite's name may hold letters"),
         ("modalities.vitals.kind", "timeseries", "unknown value 'timeseries'; did you mean 'time_series'?"),
+        ("modalities.vitals.kind", "forse", "unknown value 'forse'; did you mean 'force'?"),
         ("modalities.vitals.kind", None, "the key 'kind' is missing; kinds: image"),
         ("modalities.vitals.windw", 2, "unknown key 'windw'; did you mean 'window'?"),
         ("modalities.vitals.window", 0, "modalities.vitals.window: time_series: window=0"),
