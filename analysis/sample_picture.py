@@ -54,10 +54,11 @@ def draw_sample(processor: HighMMTProcessor, rows: Dataset, task: str, row: int 
         for (modality, entry), (before, after) in zip(entries.items(), axes, strict=True):
             names = entry.get("columns", [entry.get("column")])
             values = [raw[name].to_pylist()[0] for name in names]
-            value: Any = dict(zip(names, values, strict=True)) if "columns" in entry else values[0]
             elements = batch["inputs"][task][modality][0].numpy()
             mask = batch["attention_mask"][task].get(modality)
             serializer = processor.serializer(task, modality)
+            keys = ("nodes", "edges") if serializer.kind == "graph" else names
+            value: Any = dict(zip(keys, values, strict=True)) if "columns" in entry else values[0]
             if mask is not None and not mask[0].any():
                 for panel in (before, after):
                     _write(panel, "absent")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..configuration.configuration_highmmt import ModalityConfig
-from .kinds import build_serializer, kind_of
+from .kinds import build_serializer, check_columns, kind_of
 from .sequences import TextSerializer
 from .serializers import Serializer
 from .targets import Target
@@ -99,10 +99,13 @@ def _check_columns(place: str, kind: str, entry: Any) -> None:
     if not isinstance(entry, dict):
         raise ValueError(f"{place}: must be a mapping with 'column', got {entry!r}.")
     column, columns = entry.get("column"), entry.get("columns")
-    several = isinstance(columns, list) and bool(columns) and all(isinstance(item, str) for item in columns)
-    one = isinstance(column, str) and columns is None
-    if not (one or (several and column is None and kind == "table")):
+    if (column is None) == (columns is None) or not isinstance(column, str | None):
         raise ValueError(
-            f"{place}: needs 'column', one raw column, or for tables 'columns', a list of raw columns; "
+            f"{place}: needs 'column', one raw column, or for tables and graphs 'columns', a list of raw columns; "
             f"got column={column!r}, columns={columns!r}."
         )
+    if columns is not None:
+        try:
+            check_columns(kind, columns)
+        except ValueError as error:
+            raise ValueError(f"{place}, columns: {error}") from error

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
-from .rows import Source, Values, as_array, entries_of, is_arrow, read_rows
+from .rows import Columns, Source, Values, as_array, entries_of, is_arrow, read_rows
 from .serializers import Elements, ElementShape, FlaggedSerializer, Statistics, check_choice, check_whole
 
 
@@ -17,7 +17,8 @@ class GraphSerializer(FlaggedSerializer):
     """Graphs of any size; one element is one node, and the order of the nodes carries no meaning.
 
     A graph is `{"nodes": (nodes, channels) or (nodes,), "edges": (edges, 2)}`, where edges hold positions of nodes,
-    from 0. A graph without nodes is masked out, as an absent one (None) is.
+    from 0. A graph without nodes is masked out, as an absent one (None) is. With the task option `columns` nodes and
+    edges are two raw columns.
 
     Beside its own channels a node has those that say where in the graph it is. They follow from the edges alone and
     go with the node wherever it stands in the list.
@@ -53,20 +54,22 @@ class GraphSerializer(FlaggedSerializer):
 
     def fit(self, values: Values, source: Source) -> Statistics:
         """Scale of each channel of the nodes. See `Serializer.fit`."""
-        rows, matrix, statistics = self._fit_rows(_parts(values, source)[0], source)
+        rows, matrix, statistics = self._fit_rows(_parts(values, source)[0], _places(values, source)[0])
         statistics["longest"] = int(rows.lengths.max())
         return self._check_fit({**statistics, **self._fit_scaling(matrix)}, source)
 
     def encode(self, values: Values, source: Source, statistics: Statistics) -> Elements:
         """(nodes, channels): values, missing flags if any, neighbours, degree, walks. See `Serializer.encode`."""
         nodes, edges = _parts(values, source)
-        rows, matrix = self._read(nodes, source, statistics)
+        place_of_nodes, place_of_edges = _places(values, source)
+        rows, matrix = self._read(nodes, place_of_nodes, statistics)
         scaled = self._scaled(matrix, statistics)
         own = [scaled, np.isnan(matrix).astype(np.float64)] if self._flagged(statistics) else [scaled]
         ends = np.cumsum(rows.lengths)
         structure = [np.zeros((0, self._num_structure(scaled.shape[1])))]
         for row, (pairs, end, count) in enumerate(zip(edges, ends, rows.lengths, strict=True)):
-            structure.append(self._structure(scaled[end - count : end], _checked(pairs, int(count), source, row)))
+            pairs = _checked(pairs, int(count), place_of_edges, row)
+            structure.append(self._structure(scaled[end - count : end], pairs))
         return self._elements(np.concatenate([*own, np.concatenate(structure)], axis=1), rows.lengths)
 
     def shape(self, statistics: Statistics) -> ElementShape:
@@ -78,6 +81,13 @@ class GraphSerializer(FlaggedSerializer):
     def sample_ndim(self, statistics: Statistics) -> int:
         """A graph counts as one axis, that of its nodes."""
         return 1
+
+    def join(self, statistics: Statistics, parts: list[Any]) -> Any:
+        """Nodes and edges as one graph, or lists of them as a list of graphs. See `Serializer.join`."""
+        nodes, edges = parts
+        if nodes is None or (_num_axes(nodes) == 1 + len(statistics["tail"]) and _num_axes(edges) < 3):
+            return {"nodes": nodes, "edges": edges}
+        return [{"nodes": own, "edges": pairs} for own, pairs in zip(nodes, edges, strict=True)]
 
     def object_ndim(self, statistics: Statistics, value: Any, nested: bool) -> int:
         """A mapping is one graph."""
@@ -107,6 +117,9 @@ class GraphSerializer(FlaggedSerializer):
 
 def _parts(values: Values, source: Source) -> tuple[Values, list[np.ndarray]]:
     """The nodes of each graph, None where it is absent, and its edges."""
+    if isinstance(values, Columns):
+        rows = read_rows(values.columns[1], _places(values, source)[1], (2,))
+        return values.columns[0], np.split(rows.values, np.cumsum(rows.lengths)[:-1])
     if is_arrow(values):
         from .arrow import fields_of_column
 
@@ -119,7 +132,7 @@ def _parts(values: Values, source: Source) -> tuple[Values, list[np.ndarray]]:
         if entry is None:
             nodes.append(None)
             edges.append(np.zeros((0, 2)))
-        elif isinstance(entry, Mapping) and entry.get("nodes") is not None and "edges" in entry:
+        elif isinstance(entry, Mapping) and "nodes" in entry and "edges" in entry:
             nodes.append(entry["nodes"])
             pairs = as_array([] if entry["edges"] is None else entry["edges"], source, row)
             edges.append(pairs if pairs.size else np.zeros((0, 2)))
@@ -127,6 +140,20 @@ def _parts(values: Values, source: Source) -> tuple[Values, list[np.ndarray]]:
             what = f"a mapping of {', '.join(map(str, entry))}" if isinstance(entry, Mapping) else type(entry).__name__
             raise source.error(f"found {what}, expected a mapping with 'nodes' and 'edges'.", row)
     return nodes, edges
+
+
+def _places(values: Values, source: Source) -> tuple[Source, Source]:
+    """Where the nodes and where the edges come from."""
+    if isinstance(values, Columns):
+        return replace(source, column=values.names[0]), replace(source, column=values.names[1])
+    return source, source
+
+
+def _num_axes(value: Any) -> int:
+    """Axes of nested lists or of an array, where None stands for anything."""
+    if isinstance(value, (list, tuple)):
+        return 1 + max((_num_axes(item) for item in value), default=0)
+    return int(np.ndim(value))
 
 
 def _checked(pairs: np.ndarray, count: int, source: Source, row: int) -> np.ndarray:

@@ -36,6 +36,8 @@ ALIASES = {
     "control": "time_series",
 }
 
+MANY_COLUMNS = ("table", "graph")  # kinds that a task may also read from several raw columns
+
 
 def kind_of(name: Any, owner: str) -> str:
     """The kind's own name.
@@ -51,6 +53,24 @@ def kind_of(name: Any, owner: str) -> str:
     if not isinstance(kind, str) or kind not in SERIALIZERS:
         raise ValueError(f"{owner}: unknown kind {name!r}; kinds are {', '.join([*SERIALIZERS, *ALIASES])}.")
     return kind
+
+
+def check_columns(kind: str, columns: Any) -> None:
+    """Refuse what a kind cannot read as several raw columns.
+
+    Args:
+        kind: one of `SERIALIZERS`.
+        columns: what a task gives as `columns`.
+
+    Raises:
+        ValueError: another kind than those of `MANY_COLUMNS`, no list of names, or for a graph not two of them.
+    """
+    if kind not in MANY_COLUMNS:
+        raise ValueError(f"the kind {kind!r} reads one 'column'; 'columns' are for {' and '.join(MANY_COLUMNS)}.")
+    if not isinstance(columns, list) or not columns or not all(isinstance(one, str) and one for one in columns):
+        raise ValueError(f"must be a list of columns' names, got {columns!r}.")
+    if kind == "graph" and len(columns) != 2:
+        raise ValueError(f"columns of a graph are two, that of the nodes and that of the edges, got {columns!r}.")
 
 
 def option_names(kind: str) -> list[str]:

@@ -44,8 +44,9 @@ class HighMMTProcessor(ProcessorMixin):
     Args:
         modalities: name to `{"kind": ..., options of the kind, "num_frequency_bands", "max_frequency", "ordered"}`.
         tasks: name to `{"modalities": {modality: {"column": str}}, "target": {"column", "problem_type", "classes",
-            "names", "num_steps", "projection_dim"}}`. Beside `column` (or `columns`, several raw columns of one value
-            each, for tables), a task may set options of the modality's kind for itself.
+            "names", "num_steps", "projection_dim"}}`. Beside `column` (or `columns`: for tables several raw columns of
+            one value each, for graphs those of nodes and edges), a task may set options of the modality's kind for
+            itself.
         statistics: what `fit` learned, `"task/modality"` and `"task/labels"` to plain data; None before.
         tokenizer: for all text modalities; None to train one with `fit_tokenizer`.
 
@@ -181,7 +182,8 @@ class HighMMTProcessor(ProcessorMixin):
         object_ndims = {
             name: partial(self.serializer(task, name).object_ndim, self._fitted(task, name)) for name in entries
         }
-        columns, single = arrange_samples(task, entries, ndims, object_ndims, samples)
+        joins = {name: partial(self.serializer(task, name).join, self._fitted(task, name)) for name in entries}
+        columns, single = arrange_samples(task, entries, ndims, object_ndims, joins, samples)
         inputs: dict[str, Tensor] = {}
         masks: dict[str, Tensor] = {}
         for modality, values in columns.items():

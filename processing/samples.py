@@ -10,6 +10,8 @@ import numpy as np
 
 # The axes of an object that is no number, list or array, given whether it stands in a list.
 ObjectNdim = Callable[[Any, bool], int]
+# Values of several raw columns as one sample or a list of them.
+Join = Callable[[list[Any]], Any]
 
 
 def arrange_samples(
@@ -17,6 +19,7 @@ def arrange_samples(
     entries: Mapping[str, Mapping[str, Any]],
     ndims: Mapping[str, int],
     object_ndims: Mapping[str, ObjectNdim],
+    joins: Mapping[str, Join],
     samples: Mapping[str, Any],
 ) -> tuple[dict[str, Any], bool]:
     """Keyword arguments as one list of samples for each of the task's modalities.
@@ -26,6 +29,7 @@ def arrange_samples(
         entries: modality to its `column` or `columns`.
         ndims: modality to the axes of one raw sample.
         object_ndims: modality to the axes that a text, bytes, a mapping or a picture counts as.
+        joins: modality to what makes samples of the values of its several `columns`.
         samples: what the caller gave, by modality or raw column.
 
     Returns:
@@ -40,11 +44,14 @@ def arrange_samples(
         columns = entry.get("columns")
         if modality in given:
             values[modality] = given.pop(modality)
-            if columns is not None and isinstance(values[modality], Mapping):
-                values[modality] = _side_by_side(task, modality, columns, values[modality])
+            mapping = values[modality]
+            if columns is not None and isinstance(mapping, Mapping) and any(column in mapping for column in columns):
+                for column in columns:
+                    if column not in mapping:
+                        raise ValueError(f"Task {task!r}: modality {modality!r} lacks its column {column!r}.")
+                values[modality] = joins[modality]([mapping[column] for column in columns])
         elif columns is not None and all(column in given for column in columns):
-            parts = {column: given.pop(column) for column in columns}
-            values[modality] = _side_by_side(task, modality, columns, parts)
+            values[modality] = joins[modality]([given.pop(column) for column in columns])
         elif entry.get("column") in given:
             values[modality] = given.pop(entry["column"])
         else:
@@ -83,17 +90,6 @@ def chosen_columns(
             if name not in values:
                 raise ValueError(f"Task {task!r}, row {row}: there is no column {name!r}, which row 0 has.")
     return {name: [row[name] for row in batch] for name in names}
-
-
-def _side_by_side(task: str, modality: str, columns: Sequence[str], given: Mapping[str, Any]) -> Any:
-    """Raw columns of numbers as rows of a table."""
-    for column in columns:
-        if column not in given:
-            raise ValueError(f"Task {task!r}: modality {modality!r} lacks its column {column!r}.")
-    parts = [given[column] for column in columns]
-    if all(part is None or np.ndim(part) == 0 for part in parts):
-        return parts
-    return [list(row) for row in zip(*parts, strict=True)]
 
 
 def _is_single(

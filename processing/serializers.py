@@ -113,6 +113,17 @@ class Serializer(ABC):
     def sample_ndim(self, statistics: Statistics) -> int:
         """Axes of one raw sample, which tells a sample from a batch of them."""
 
+    def join(self, statistics: Statistics, parts: list[Any]) -> Any:
+        """Values of several raw columns as one sample or a list of them: side by side, one from each.
+
+        Args:
+            statistics: what `fit` returned.
+            parts: for each column its value, or a list with one value for each sample.
+        """
+        if all(part is None or np.ndim(part) == 0 for part in parts):
+            return parts
+        return [list(row) for row in zip(*parts, strict=True)]
+
     def object_ndim(self, statistics: Statistics, value: Any, nested: bool) -> int:
         """Axes that a text, bytes, a mapping or a picture counts as, where it is told whether it is a sample.
 

@@ -13,7 +13,15 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from ..configuration import HighMMTConfig, ModalityConfig
-from ..processing.kinds import ALIASES, SERIALIZERS, build_serializer, kind_of, option_names
+from ..processing.kinds import (
+    ALIASES,
+    MANY_COLUMNS,
+    SERIALIZERS,
+    build_serializer,
+    check_columns,
+    kind_of,
+    option_names,
+)
 from ..processing.processing_highmmt import MODEL_OPTIONS, RESERVED_NAMES
 from .builders import builder_names, builder_options, check_options
 from .lines import Document, KeyPath, did_you_mean
@@ -230,18 +238,15 @@ def _task_modalities(
         if isinstance(options, str) or options is None:
             options = {"column": options or name}
         kind = modalities[name]["kind"]
-        several = ("columns",) if kind == "table" else ()
+        several = ("columns",) if kind in MANY_COLUMNS else ()
         document.check_keys(here, options, ("column", *several, *option_names(kind)))
         if "columns" in options:
-            columns = options["columns"]
             if "column" in options:
                 raise document.error(here, "takes 'column' or 'columns', not both.")
-            if (
-                not isinstance(columns, list)
-                or not columns
-                or not all(isinstance(one, str) and one for one in columns)
-            ):
-                raise document.error((*here, "columns"), f"must be a list of columns' names, got {columns!r}.")
+            try:
+                check_columns(kind, options["columns"])
+            except ValueError as error:
+                raise document.error((*here, "columns"), str(error)) from error
         else:
             options = {"column": name, **options}
             if not isinstance(options["column"], str) or not options["column"]:

@@ -38,6 +38,9 @@ DESCRIPTIONS = [
     (TABLE, toy({"table": "table"}), "Task 'toy', modality 'table': must be a mapping with 'column'"),
     (TABLE, toy({"table": {}}), "needs 'column', one raw column"),
     (TABLE, toy({"table": {"column": "a", "columns": ["b"]}}), "needs 'column', one raw column"),
+    (TABLE, toy({"table": {"columns": []}}), "'table', columns: must be a list of columns' names, got []"),
+    ({"net": {"kind": "graph"}}, toy({"net": {"columns": ["a"]}}), "of the nodes and that of the edges, got ['a']"),
+    ({"net": {"kind": "set"}}, toy({"net": {"columns": ["a"]}}), "the kind 'set' reads one 'column'"),
     (
         TABLE,
         toy({"table": {"column": "a", "window": 2}}),

@@ -116,6 +116,43 @@ def test_a_column_of_graphs_equals_a_call_and_survives_saving(tmp_path: Path) ->
     assert torch.equal(loaded("toy", graph=graphs)["inputs"]["toy"]["graph"], called["inputs"]["toy"]["graph"])
 
 
+def two_columns(rows: dict[str, list[Any]]) -> HighMMTProcessor:
+    processor = HighMMTProcessor(
+        {"graph": {"kind": "graph"}},
+        {"toy": {"modalities": {"graph": {"columns": ["atoms", "bonds"]}}, "target": {"column": "label"}}},
+    )
+    processor.fit("toy", Dataset.from_dict(rows))
+    return processor
+
+
+def test_nodes_and_edges_of_two_columns_are_those_of_one() -> None:
+    graphs = [PATH, {"nodes": [[7.0]], "edges": []}, None]
+    columns = {name: [item and item[key] for item in graphs] for name, key in (("atoms", "nodes"), ("bonds", "edges"))}
+    rows = Dataset.from_dict({**columns, "label": [0, 1, 0]})
+    processor = two_columns({**columns, "label": [0, 1, 0]})
+    batch = processor.collate("toy", processor.encode("toy", rows).with_format("arrow")[:])
+    expected = graph_processor([PATH, graphs[1]])("toy", graph=graphs)
+    for called in (batch, processor("toy", graph=graphs), processor("toy", **columns), processor("toy", rows[:])):
+        assert torch.equal(called["inputs"]["toy"]["graph"], expected["inputs"]["toy"]["graph"])
+        assert torch.equal(called["attention_mask"]["toy"]["graph"], expected["attention_mask"]["toy"]["graph"])
+    for row in range(3):
+        one = processor("toy", rows[row])["inputs"]["toy"]["graph"]
+        assert torch.equal(one[0], expected["inputs"]["toy"]["graph"][row, : one.shape[1]])
+
+
+def test_errors_name_the_column_of_the_nodes_or_that_of_the_edges() -> None:
+    processor = two_columns({"atoms": [[[1.0]]], "bonds": [[[0, 0]]], "label": [0]})
+    for atoms, bonds, message in (
+        ([[1.0, 2.0]], [[0, 0]], "column 'atoms', row 1: found a list of 2 values on axis 2"),
+        ([[1.0]], [[0, 1]], "column 'bonds', row 1: an edge leads to node 1"),
+        ([[1.0]], [[0, 0, 0]], "column 'bonds', row 1: found a list of 3 values"),
+    ):
+        rows = Dataset.from_dict({"atoms": [[[1.0]], atoms], "bonds": [[[0, 0]], bonds], "label": [0, 0]})
+        with pytest.raises(ValueError) as error:
+            processor.encode("toy", rows)
+        assert f"Task 'toy', modality 'graph', {message}" in str(error.value)
+
+
 BROKEN = [
     ([[1.0]], "found list, expected a mapping with 'nodes' and 'edges'"),
     ({"nodes": [[1.0]]}, "found a mapping of nodes, expected a mapping with 'nodes' and 'edges'"),
