@@ -58,6 +58,7 @@ from .processing.arrow import is_list, plain_array
 from .processing.targets import best_matches, name_matches
 from .suites import Suite, load_suite
 from .suites.lines import did_you_mean
+from .suites.row_paths import path_columns, with_whole_paths
 from .train import MultitaskTrainer, encode_suite, metric_names
 from .train.processes import process_state
 
@@ -292,7 +293,9 @@ def predict_file(folder: Path, task: str, source: Path, output: Path | None = No
     model, processor = load_model_folder(folder)
     if task not in model.config.tasks:
         raise ValueError(f"{folder} has no task {task!r}{did_you_mean(task, model.config.tasks, 'Tasks')}")
-    encoded = processor.encode(task, read_rows(source), with_labels=False).with_format("arrow")
+    columns = path_columns(processor.modalities, processor.tasks[task]["modalities"])
+    rows = with_whole_paths(read_rows(source), columns, [source.resolve().parent], str(source))
+    encoded = processor.encode(task, rows, with_labels=False).with_format("arrow")
     retrieval = model.config.tasks[task].problem_type == "retrieval"
     table: list[dict[str, Any]] = []
     embeddings: list[Tensor] = []

@@ -129,6 +129,28 @@ def local_files(source: Mapping[str, Any], where: str) -> list[Path]:
     return found
 
 
+def row_folders(source: Mapping[str, Any], splits: Mapping[str, Any]) -> dict[str, list[Path]]:
+    """For each of our splits the folders that its data files lie in, where relative paths of its rows start.
+
+    Args:
+        source: as for `load_splits`.
+        splits: for each of our splits the name of the source's split, or a fraction of the training split.
+    """
+    for key in ("saved", "data_dir"):
+        if key in source and (key == "saved" or _is_packaged(source)):
+            return {split: [Path(source[key])] for split in SPLITS}
+    if _is_folder(source.get("path")):
+        return {split: [Path(source["path"])] for split in SPLITS}
+    found: dict[str, list[Path]] = {}
+    for split in SPLITS:
+        name = splits[split] if isinstance(splits[split], str) else splits["train"]
+        files = [
+            file for split_of_file, _, path in _data_files(source) if split_of_file == name for file in _matches(path)
+        ]
+        found[split] = list(dict.fromkeys(file.parent for file in files))
+    return found
+
+
 def _files_of_builder(source: Mapping[str, Any], where: str) -> list[Path]:
     if "data_dir" not in source:
         raise ValueError(
@@ -236,7 +258,7 @@ def read_source(
             if file.stat().st_size == 0:
                 raise ValueError(f"{where}: the data file {file} cannot be read: it is empty.")
     small = bool(files) and sum(file.stat().st_size for file in files) < _QUIET_BELOW_BYTES
-    with _without_progress_bars() if small else contextlib.nullcontext():
+    with without_progress_bars() if small else contextlib.nullcontext():
         loaded = _load(source, files, splits, where)
     if isinstance(loaded, datasets.Dataset):
         loaded = datasets.DatasetDict({"train": loaded})
@@ -343,7 +365,8 @@ def check_column(columns: list[str], wanted: str, what: str, where: str) -> None
 
 
 @contextlib.contextmanager
-def _without_progress_bars() -> Iterator[None]:
+def without_progress_bars() -> Iterator[None]:
+    """Nothing of `datasets` shows its progress within."""
     import datasets
 
     # A set environment variable has priority, and `datasets` warns when it is told otherwise.
@@ -369,5 +392,7 @@ __all__ = [
     "portable_path",
     "read_source",
     "resolve_path",
+    "row_folders",
     "sha256_of",
+    "without_progress_bars",
 ]

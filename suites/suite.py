@@ -22,6 +22,7 @@ from .loading import (
     parquet_columns,
     portable_path,
     resolve_path,
+    row_folders,
     sha256_of,
 )
 from .splits import SPLITS
@@ -42,8 +43,8 @@ class TaskSpec:
     Args:
         source: what `datasets.load_dataset` takes, `{"saved": folder}`, or `{"builder": name}` with its options; local
             paths are absolute.
-        modalities: modality to its options in this task, at least `{"column": name}` or, for tables, `{"columns":
-            names}`; the order is the model's order.
+        modalities: modality to its options in this task, at least `{"column": name}` or, for tables and graphs,
+            `{"columns": names}`; the order is the model's order.
         target: `problem_type`, `column` (a retrieval may have none) and, where given, `classes` (in the order of their
             numbers) or `names`, `num_steps`, `projection_dim`.
         splits: for train, validation and test the name of a split of the source or a fraction of train; with
@@ -234,20 +235,29 @@ class Suite:
     def load(self, task: str) -> DatasetDict:
         """The raw rows of a task: a `DatasetDict` with the splits train, validation and test.
 
-        All columns of the data are there, those that no modality reads as well. Files are read through the cache of
-        `datasets` (`HF_DATASETS_CACHE`); local data needs no network.
+        All columns of the data are there, those that no modality reads as well. Paths of files within the rows are
+        absolute; relative ones start at the data file that holds them, or below it at the modality's `folder`. Files
+        are read through the cache of `datasets` (`HF_DATASETS_CACHE`); local data needs no network.
 
         Raises:
             FileNotFoundError: a data file is not there.
             ValueError: an unknown task, data that cannot be read, a column that is not in the data, a split without
-                rows.
+                rows, or relative paths in rows of several folders.
         """
+        from .row_paths import path_columns, with_whole_paths
+
         spec = self.task(task)
         for file, columns in parquet_columns(spec.source, spec.splits, self._where(task)).items():
             self._check_columns(task, columns, f"the file {file}")
         rows = load_splits(spec.source, spec.splits, self._where(task))
         for split in SPLITS:
             self._check_columns(task, rows[split].column_names, f"the {split} split")
+        try:
+            columns = path_columns(self.modalities, spec.modalities)
+        except ValueError as error:
+            raise ValueError(f"{self._where(task, 'modalities')}: {error}") from error
+        for split, folders in row_folders(spec.source, spec.splits).items():
+            rows[split] = with_whole_paths(rows[split], columns, folders, self._where(task))
         return rows
 
     def build_processor(self) -> HighMMTProcessor:
