@@ -137,7 +137,7 @@ def _draw_graph(panel: Any, value: Any, serializer: Any, source: Source) -> None
     panel.scatter(places[:, 0], places[:, 1], s=60, color=INK, zorder=2)
     if count <= 40:
         for index, (x, y) in enumerate(places):
-            panel.annotate(str(index), (1.15 * x, 1.15 * y), ha="center", va="center", color=INK)
+            panel.annotate(str(index), (1.22 * x, 1.22 * y), ha="center", va="center", color=INK)
     panel.set(aspect="equal", xticks=[], yticks=[], xlim=(-1.4, 1.4), ylim=(-1.4, 1.4))
 
 
@@ -151,6 +151,7 @@ _RAW: dict[str, Callable[[Any, Any, Any, Source], None]] = {
     "set": _draw_set,
     "graph": _draw_graph,
     "text": _draw_text,
+    "word_vectors": _draw_text,
 }
 
 

@@ -10,6 +10,7 @@ the cache of `datasets`, against the first.
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import tempfile
@@ -53,8 +54,27 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "set": {"clip": None},
     "graph": {"clip": None},
     "text": {},
+    "word_vectors": {},  # and the file of `vectors_file`
 }
 Statistics = dict[str, Any]
+
+
+@functools.cache
+def vectors_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder that is there as long as this process."""
+    return tempfile.TemporaryDirectory()
+
+
+@functools.cache
+def vectors_file() -> Path:
+    """Every word with 300 numbers, as the files of GloVe have them."""
+    numbers = np.random.default_rng(0).normal(size=(len(WORDS), 300))
+    lines = [
+        f"{word} {' '.join(f'{number:.4f}' for number in row)}\n" for word, row in zip(WORDS, numbers, strict=True)
+    ]
+    path = Path(vectors_folder().name) / "words.txt"
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -191,6 +211,23 @@ def plain_graph(row: dict[str, Any], known: Statistics) -> np.ndarray:
     return np.concatenate([nodes, np.stack(channels, axis=1)], axis=1).astype(np.float32)
 
 
+@functools.cache
+def plain_dictionary() -> dict[str, np.ndarray]:
+    """Every word of the file and its numbers."""
+    lines = (line.split() for line in vectors_file().read_text(encoding="utf-8").splitlines())
+    return {word: np.array(numbers, dtype=np.float32) for word, *numbers in lines}
+
+
+def plain_words(row: str, known: Statistics) -> np.ndarray:
+    """The numbers of each word, then a flag for words that are not in the file."""
+    words = plain_dictionary()
+    found = [words.get(word) for word in row.lower().split()]
+    nothing = np.zeros(known["width"], np.float32)
+    return np.stack([np.append(nothing, 1) if item is None else np.append(item, 0) for item in found]).astype(
+        np.float32
+    )
+
+
 PLAIN: dict[str, Callable[[Any, Statistics], np.ndarray]] = {
     "image": plain_image,
     "video": plain_video,
@@ -200,6 +237,7 @@ PLAIN: dict[str, Callable[[Any, Statistics], np.ndarray]] = {
     "time_series": plain_vector,
     "set": plain_vector,
     "graph": plain_graph,
+    "word_vectors": plain_words,
 }
 
 
@@ -236,8 +274,9 @@ def our_epoch(processor: HighMMTProcessor, kind: str, encoded: Dataset) -> list[
 
 def new_processor(kind: str) -> HighMMTProcessor:
     """A processor for one task with one modality."""
+    more = {"vectors": str(vectors_file())} if kind == "word_vectors" else {}
     return HighMMTProcessor(
-        {kind: {"kind": kind, **OPTIONS[kind]}},
+        {kind: {"kind": kind, **OPTIONS[kind], **more}},
         {"one": {"modalities": {kind: {"column": "sample"}}, "target": {"column": "label"}}},
     )
 

@@ -37,7 +37,15 @@ AUTO_MAPS = {
     "processor_config.json": {"AutoProcessor": "processing_highmmt.HighMMTProcessor"},
 }
 # transformers refuses code that imports a library that is not there; these come with it.
-LIBRARIES = {"huggingface_hub", "numpy", "tokenizers", "torch", "transformers", *sys.stdlib_module_names}
+LIBRARIES = {
+    "huggingface_hub",
+    "numpy",
+    "safetensors",
+    "tokenizers",
+    "torch",
+    "transformers",
+    *sys.stdlib_module_names,
+}
 CARD_SECTION = "## Use without the package"
 _FUTURE = "from __future__ import annotations"
 _NEEDS_PACKAGE = """NEEDS_PACKAGE = (

@@ -23,6 +23,7 @@ _FILES = (
     "model*.safetensors",
     "model.safetensors.index.json",
     "processor_config.json",
+    "word_vectors.safetensors",
     "tokenizer*.json",
     "special_tokens_map.json",
     "added_tokens.json",

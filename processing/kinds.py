@@ -11,6 +11,7 @@ from .images import ImageSerializer, VideoSerializer
 from .sequences import SetSerializer, SpectrumSerializer, TextSerializer, TimeSeriesSerializer
 from .serializers import Serializer
 from .tables import TableSerializer
+from .word_vectors import WordVectorSerializer
 
 SERIALIZERS: dict[str, type[Serializer]] = {
     serializer.kind: serializer
@@ -24,6 +25,7 @@ SERIALIZERS: dict[str, type[Serializer]] = {
         SetSerializer,
         GraphSerializer,
         TextSerializer,
+        WordVectorSerializer,
     )
 }
 # What else a kind may be called. Only its own name is kept, so that it does not matter to anything that is saved.
@@ -36,6 +38,7 @@ ALIASES = {
     "control": "time_series",
 }
 
+NOT_OPTIONS = ("tokenizer", "given")  # fields that the processor fills in
 MANY_COLUMNS = ("table", "graph")  # kinds that a task may also read from several raw columns
 
 
@@ -75,7 +78,7 @@ def check_columns(kind: str, columns: Any) -> None:
 
 def option_names(kind: str) -> list[str]:
     """The options of a kind, in alphabetical order."""
-    return sorted(field.name for field in dataclasses.fields(SERIALIZERS[kind]) if field.name != "tokenizer")
+    return sorted(field.name for field in dataclasses.fields(SERIALIZERS[kind]) if field.name not in NOT_OPTIONS)
 
 
 def build_serializer(kind: Any, options: dict[str, Any], owner: str) -> Serializer:

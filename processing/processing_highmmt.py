@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.processing_utils import ProcessorMixin
+from transformers.utils.hub import cached_file
 
 from ..configuration.configuration_highmmt import TaskConfig
 from ..configuration.files import write_text
@@ -30,6 +31,14 @@ from .samples import arrange_samples, chosen_columns
 from .sequences import TextSerializer
 from .serializers import ElementShape, Serializer, Statistics
 from .targets import Target, best_matches, name_matches
+from .word_vectors import (
+    VECTORS_FILE,
+    WordVectors,
+    WordVectorSerializer,
+    load_word_vectors,
+    named_files,
+    save_word_vectors,
+)
 
 if TYPE_CHECKING:
     import datasets
@@ -49,6 +58,7 @@ class HighMMTProcessor(ProcessorMixin):
             itself.
         statistics: what `fit` learned, `"task/modality"` and `"task/labels"` to plain data; None before.
         tokenizer: for all text modalities; None to train one with `fit_tokenizer`.
+        word_vectors: `"task/modality"` to the words that `fit` kept, for modalities of the kind `word_vectors`.
 
     Raises:
         ValueError: an unknown kind, option, modality or field; the message names it and lists those that exist.
@@ -60,8 +70,10 @@ class HighMMTProcessor(ProcessorMixin):
         tasks: dict[str, dict[str, Any]],
         statistics: dict[str, Statistics] | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        word_vectors: dict[str, WordVectors] | None = None,
     ) -> None:
         self.chat_template = None
+        self.word_vectors = dict(word_vectors or {})
         self.tokenizer = tokenizer
         self.modalities: dict[str, dict[str, Any]] = read_modalities(plain_copy("modalities", modalities))
         self.tasks: dict[str, dict[str, Any]] = plain_copy("tasks", tasks)
@@ -97,6 +109,12 @@ class HighMMTProcessor(ProcessorMixin):
         texts = [name for name in self._names(task) if isinstance(self._serializers[task, name], TextSerializer)]
         if texts and self.tokenizer is None:
             self.fit_tokenizer({task: dataset})
+        for name in self._names(task):
+            serializer = self._serializers[task, name]
+            if isinstance(serializer, WordVectorSerializer):
+                table = dataset.select_columns(self._raw_columns(task)).with_format("arrow")[:]
+                texts = self._column(task, name, table)
+                self.word_vectors[f"{task}/{name}"] = serializer.read_vectors(texts, self._source(task, name))
         feature = dataset.features.get(self._targets[task].column)
         names = getattr(getattr(feature, "feature", feature), "names", None)  # of a sequence's elements
         learned = self._map_raw(
@@ -293,10 +311,12 @@ class HighMMTProcessor(ProcessorMixin):
         return self.serializer(task, modality).shape(self._fitted(task, modality))
 
     def serializer(self, task: str, modality: str) -> Serializer:
-        """What turns a modality of a task into elements; text has the tokenizer."""
+        """What turns a modality of a task into elements; text has the tokenizer, or the vectors of its words."""
         serializer = self._serializers[task, modality]
         if isinstance(serializer, TextSerializer):
             return dataclasses.replace(serializer, tokenizer=self.tokenizer)
+        if isinstance(serializer, WordVectorSerializer):
+            return dataclasses.replace(serializer, given=self.word_vectors.get(f"{task}/{modality}"))
         return serializer
 
     def num_labels(self, task: str) -> int:
@@ -408,17 +428,21 @@ class HighMMTProcessor(ProcessorMixin):
         return ["inputs", "attention_mask"]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the tokenizer as plain data."""
+        """Everything but the tokenizer and vectors of words as plain data."""
         name = type(self).__name__
         # Code that came with a folder goes where this is saved.
         code = {"AutoProcessor": f"{type(self).__module__.rpartition('.')[2]}.{name}"}
         return {
             "processor_class": name,
             **({} if self._auto_class is None else {"auto_map": code}),
-            "modalities": copy.deepcopy(self.modalities),
-            "tasks": copy.deepcopy(self.tasks),
+            "modalities": named_files(self.modalities),
+            "tasks": {
+                task: {**copy.deepcopy(description), "modalities": named_files(description["modalities"])}
+                for task, description in self.tasks.items()
+            },
             "statistics": copy.deepcopy(self.statistics),
             "has_tokenizer": self.tokenizer is not None,
+            **({"has_word_vectors": True} if self.word_vectors else {}),
         }
 
     def to_json_string(self) -> str:
@@ -432,7 +456,9 @@ class HighMMTProcessor(ProcessorMixin):
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
     ) -> list[str]:
-        """Write `processor_config.json` and, where there is a tokenizer, its files; each whole or not at all.
+        """Write `processor_config.json`, and the files of tokenizer and vectors of words where there are some.
+
+        Each is written whole or not at all.
 
         Args:
             save_directory: folder, made if need be.
@@ -450,6 +476,8 @@ class HighMMTProcessor(ProcessorMixin):
                 self.tokenizer.save_pretrained(temporary)
                 for file in sorted(Path(temporary).iterdir()):
                     os.replace(file, folder / file.name)
+        if self.word_vectors:
+            save_word_vectors(self.word_vectors, folder)
         if self._auto_class is not None:
             custom_object_save(self, folder)
         self.to_json_file(folder / "processor_config.json")
@@ -461,22 +489,26 @@ class HighMMTProcessor(ProcessorMixin):
     def _get_arguments_from_pretrained(
         cls, pretrained_model_name_or_path: Any, processor_dict: dict[str, Any] | None = None, **kwargs: Any
     ) -> list[Any]:
-        """The tokenizer, where the saved processor has one."""
-        if not (processor_dict or {}).get("has_tokenizer"):
-            return []
-        return super()._get_arguments_from_pretrained(pretrained_model_name_or_path, processor_dict, **kwargs)
+        """The tokenizer and the vectors of words, where the saved processor has them."""
+        found: list[Any] = []
+        if (processor_dict or {}).get("has_tokenizer"):
+            found += super()._get_arguments_from_pretrained(pretrained_model_name_or_path, processor_dict, **kwargs)
+        if (processor_dict or {}).get("has_word_vectors"):
+            file = cached_file(pretrained_model_name_or_path, VECTORS_FILE, **kwargs)
+            found.append(load_word_vectors(Path(file)))
+        return found
 
     @classmethod
     def from_args_and_dict(cls, args: list[Any], processor_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """The processor from its saved dict and its tokenizer (`args`), called by `from_pretrained`."""
+        """The processor from its saved dict, and from its tokenizer and its vectors of words (`args`)."""
         return_unused = kwargs.pop("return_unused_kwargs", False)
         values = {**processor_dict, **kwargs}
-        names = ("modalities", "tasks", "statistics", "tokenizer")
+        names = ("modalities", "tasks", "statistics", "tokenizer", "word_vectors")
         chosen = {name: values.pop(name) for name in names if name in values}
         if not {"modalities", "tasks"} <= set(chosen):
             raise ValueError("This processor_config.json is not a HighMMTProcessor's: it has no modalities or tasks.")
-        if args:
-            chosen.setdefault("tokenizer", args[0])
+        for item in args:
+            chosen.setdefault("word_vectors" if isinstance(item, dict) else "tokenizer", item)
         processor = cls(**chosen)
         unused = {name: value for name, value in values.items() if name in kwargs}
         return (processor, unused) if return_unused else processor
@@ -637,6 +669,7 @@ class HighMMTProcessor(ProcessorMixin):
         if self.tokenizer is not None:
             backend = getattr(self.tokenizer, "backend_tokenizer", None)
             parts.append(backend.to_str() if backend is not None else repr(self.tokenizer))
+        parts += [item.digest for pair, item in self.word_vectors.items() if pair.startswith(f"{task}/")]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
     def _modality_config(self, task: str, modality: str) -> dict[str, Any]:

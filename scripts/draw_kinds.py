@@ -8,6 +8,7 @@ The same samples give the same pictures, up to the version of matplotlib.
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "set": {},
     "graph": {"walk_length": 4, "neighbours": True},
     "text": {"min_frequency": 1},
+    "depth": {"patch_size": 8},
+    "force": {},
+    "word_vectors": {},
 }
 
 
@@ -58,16 +62,28 @@ def samples(rng: np.random.Generator) -> dict[str, Any]:
             "edges": [*ring, [2, 6], [6, 7]],
         },
         "text": "Short of breath since the morning, tired, no pain.",
+        "word_vectors": "Short of breath since the morning, tired, no pain.",
+        "depth": np.where(disc, 900, 1500 + 40 * rows).astype(np.uint16).tolist(),
+        "force": (np.cos(steps / [3, 4, 5, 6, 7, 8]) * [5, 2, 9, 0.3, 0.2, 0.1]).tolist(),
     }
 
 
-def others(kind: str, sample: Any) -> Any:
-    """Another row of the training split, so that there is something to scale by."""
+def write_words(folder: Path, text: str, rng: np.random.Generator) -> Path:
+    """Sixteen made-up numbers for most words of a text, in the form of GloVe."""
+    words = text.lower().replace(",", "").rstrip(".").split()[:-1]
+    lines = [" ".join([word, *(f"{number:.3f}" for number in rng.normal(size=16))]) for word in words]
+    (folder / "words.txt").write_text("\n".join(lines), encoding="utf-8")
+    return folder / "words.txt"
+
+
+def others(kind: str, sample: Any) -> list[Any]:
+    """Other rows of the training split, so that there is something to scale by."""
     if kind == "table":
-        return {"age": 35.0, "ward": "west", "weight": 80.0, "smoker": 0.0}
-    if kind in ("spectrum", "set", "time_series"):
-        return (np.roll(np.nan_to_num(np.asarray(sample, dtype=np.float64)), 10, axis=0) * 0.8).tolist()
-    return sample
+        return [{"age": 35.0, "ward": "west", "weight": 80.0, "smoker": 0.0}]
+    if kind in ("spectrum", "set", "time_series", "force"):
+        numbers = np.nan_to_num(np.asarray(sample, dtype=np.float64))
+        return [(np.roll(numbers, shift, axis=0) * (1 - shift / 50)).tolist() for shift in (10, 3, 6, 14, 20)]
+    return [sample]
 
 
 def main() -> None:
@@ -76,8 +92,18 @@ def main() -> None:
     parser.add_argument("--output-dir", type=Path, default=Path(__file__).resolve().parent.parent / "docs" / "images")
     folder = parser.parse_args().output_dir
     datasets.disable_progress_bars()
-    for kind, sample in samples(np.random.default_rng(0)).items():
-        rows = Dataset.from_dict({"sample": [sample, others(kind, sample)], "label": [0, 1]})
+    rng = np.random.default_rng(0)
+    made = samples(rng)
+    with tempfile.TemporaryDirectory() as words:
+        OPTIONS["word_vectors"]["vectors"] = str(write_words(Path(words), made["word_vectors"], rng))
+        draw(made, folder)
+
+
+def draw(made: dict[str, Any], folder: Path) -> None:
+    """One picture for each sample."""
+    for kind, sample in made.items():
+        training = [sample, *others(kind, sample)]
+        rows = Dataset.from_dict({"sample": training, "label": [index % 2 for index in range(len(training))]})
         processor = HighMMTProcessor(
             {kind: {"kind": kind, **OPTIONS[kind]}},
             {"one": {"modalities": {kind: {"column": "sample"}}, "target": {"column": "label"}}},

@@ -69,6 +69,16 @@ def map_source_paths(source: Mapping[str, Any], change: Callable[[str], str]) ->
     return changed
 
 
+def map_option_paths(modalities: Mapping[str, Any], change: Callable[[str], Any]) -> dict[str, Any]:
+    """A copy of modalities with `change` applied to each path among their options: files of words, tokenizers."""
+    changed = {name: dict(options) for name, options in modalities.items()}
+    for options in changed.values():
+        for key in ("vectors", "pretrained"):
+            if isinstance(options.get(key), str) and (key == "vectors" or _is_folder(options[key])):
+                options[key] = change(options[key])
+    return changed
+
+
 def _is_packaged(source: Mapping[str, Any]) -> bool:
     """Whether the source is read by a format's own reader (parquet, csv, ...), so that its paths are ours."""
     return "/" not in str(source.get("path", ""))
@@ -387,6 +397,7 @@ __all__ = [
     "file_sha256",
     "load_splits",
     "local_files",
+    "map_option_paths",
     "map_source_paths",
     "parquet_columns",
     "portable_path",

@@ -17,7 +17,9 @@ from .lines import Document, did_you_mean, read_yaml
 from .loading import (
     check_column,
     content_hashes,
+    file_sha256,
     load_splits,
+    map_option_paths,
     map_source_paths,
     parquet_columns,
     portable_path,
@@ -124,8 +126,14 @@ class Suite:
 
         checked = _copied(check_suite(document))
         tasks = {}
+
+        def resolved(data_path: str) -> str:
+            return resolve_path(data_path, base)
+
+        checked["modalities"] = map_option_paths(checked["modalities"], resolved)
         for name, task in checked["tasks"].items():
-            task["source"] = map_source_paths(task["source"], lambda data_path: resolve_path(data_path, base))
+            task["source"] = map_source_paths(task["source"], resolved)
+            task["modalities"] = map_option_paths(task["modalities"], resolved)
             tasks[name] = TaskSpec(**task)
         return cls(**{**checked, "tasks": tasks}, path=path, document=document)
 
@@ -141,11 +149,13 @@ class Suite:
         """
         content = self.to_dict()
         del content["description"]
+        content["modalities"] = map_option_paths(self.modalities, self._named)
         for name, task in self.tasks.items():
             entry = {key: value for key, value in content["tasks"][name].items() if key not in _WORDS}
             entry["source"] = map_source_paths(task.source, lambda path: path if "://" in path else Path(path).name)
             if "builder" in task.source:
                 entry["source"].pop("data_dir", None)
+            entry["modalities"] = map_option_paths(task.modalities, self._named)
             entry["files"] = content_hashes(task.source, self._where(name))
             entry["modality_order"] = list(task.modalities)
             content["tasks"][name] = entry
@@ -308,6 +318,12 @@ class Suite:
         """
         text = yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=119)
         return write_text(Path(path), text)
+
+    def _named(self, path: str) -> list[str]:
+        """A file or folder that an option names, by its name and, of a file, its hash."""
+        if not Path(path).exists():
+            raise FileNotFoundError(f"Suite {self.name!r}, modalities: the file {path} does not exist.")
+        return [Path(path).name, *([file_sha256(Path(path))] if Path(path).is_file() else [])]
 
     def _where(self, task: str, *keys: str) -> str:
         path = ("tasks", task, *keys)

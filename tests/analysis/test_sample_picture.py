@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ SAMPLES: list[tuple[str, dict[str, Any], Any]] = [
     ("set", {"empty": "token"}, [[1.0, 2.0], [2.0, 3.0]]),
     ("graph", {}, GRAPH),
     ("text", {"min_frequency": 1}, "a note of $5 and $6, " * 9),
+    ("word_vectors", {"vectors": "words.txt"}, "a note of $5 and $6, " * 9),
 ]
 
 
@@ -44,7 +46,11 @@ def picture(kind: str, options: dict[str, Any], sample: Any, row: int) -> np.nda
 
 
 @pytest.mark.parametrize(("kind", "options", "sample"), SAMPLES, ids=[f"{k}-{len(o)}" for k, o, _ in SAMPLES])
-def test_every_kind_is_drawn_before_and_after(kind: str, options: dict[str, Any], sample: Any) -> None:
+def test_every_kind_is_drawn_before_and_after(
+    kind: str, options: dict[str, Any], sample: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("words.txt").write_text("a 1 2\nnote 3 4\n", encoding="utf-8")
     present, absent = picture(kind, options, sample, 0), picture(kind, options, sample, 2)
     middle = present.shape[1] // 2
     for half in (slice(None, middle), slice(middle, None)):
@@ -69,5 +75,18 @@ def test_an_empty_set_and_columns_of_a_table_are_drawn_and_other_rows_are_refuse
     processor.fit("toy", rows)
     first, second = (draw_sample(processor, rows, "toy", row) for row in (0, 1))
     assert first != second
+    nodes, edges = GRAPH["nodes"], GRAPH["edges"]
+    graphs = Dataset.from_dict(
+        {"nodes": [nodes, nodes], "edges": [edges, edges], "atoms": [nodes, nodes], "label": [0, 1]}
+    )
+    drawn = []
+    for columns in (["nodes", "edges"], ["atoms", "edges"]):
+        of_graphs = HighMMTProcessor(
+            {"it": {"kind": "graph"}},
+            {"toy": {"modalities": {"it": {"columns": columns}}, "target": {"column": "label"}}},
+        )
+        of_graphs.fit("toy", graphs)
+        drawn.append(draw_sample(of_graphs, graphs, "toy", 0))
+    assert drawn[0] == drawn[1]
     with pytest.raises(IndexError, match="Task 'toy': there is no row 2; rows are 0 to 1"):
         draw_sample(processor, rows, "toy", 2)

@@ -241,7 +241,7 @@ def test_every_kind_is_in_the_benchmark_of_processing() -> None:
     assert set(importlib.import_module("processing").OPTIONS) == set(SERIALIZERS)
 
 
-@pytest.mark.parametrize("kind", ["video", "audio", "spectrum", "time_series", "set", "graph"])
+@pytest.mark.parametrize("kind", ["video", "audio", "spectrum", "time_series", "set", "graph", "word_vectors"])
 def test_ours_and_the_plain_loop_agree(kind: str) -> None:
     benchmark = importlib.import_module("processing")
     rows = [benchmark.sample(kind, np.random.default_rng(seed)) for seed in range(6)]

@@ -113,4 +113,5 @@ def test_the_default_scale_of_each_kind_is_as_described(page: str) -> None:
         "set": "standard",
         "graph": "standard",
         "text": None,
+        "word_vectors": None,
     }

@@ -14,7 +14,7 @@ from PIL import Image
 
 from highmmt.commands import predict_file
 from highmmt.modeling_highmmt import HighMMTModel
-from highmmt.suites import Suite
+from highmmt.suites import Suite, load_suite
 from highmmt.suites.row_paths import with_whole_paths
 from highmmt.train.recipes import build_config
 
@@ -30,7 +30,7 @@ def pictures(folder: Path, count: int = 4) -> list[str]:
 
 
 def suite(base: Path, data_files: Any, task: dict[str, Any] | None = None, **options: Any) -> Suite:
-    modality = {"kind": "image", "patch_size": 2, **options}
+    modality = {"kind": "image", "patch_size": 2, **options} if "kind" not in options else options
     source = {"path": "csv" if "csv" in str(data_files) else "parquet", "data_files": data_files}
     ward = {
         "source": source,
@@ -114,6 +114,28 @@ def test_every_form_of_a_path_and_nothing_else_is_changed(value: Any, whole: Any
     assert found[0]["photo"] == whole and found[1]["photo"] is None
     assert found.features == rows.features
     assert with_whole_paths(rows, {"photo": ""}, [], "here") is rows
+
+
+def test_a_file_of_words_starts_at_the_suite_and_counts_for_its_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def words(base: Path, number: int) -> Suite:
+        base.mkdir()
+        csv(base / "rows.csv", ["a b", "b", "b", "a"])
+        (base / "words.txt").write_text(f"a 1 {number}\nb 3 4\n", encoding="utf-8")
+        options = {"kind": "word_vectors", "vectors": "words.txt"}
+        return suite(base, "rows.csv", **options)
+
+    first, same, other = (words(tmp_path / name, number) for name, number in (("x", 2), ("y", 2), ("z", 5)))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert first.fingerprint == same.fingerprint != other.fingerprint
+    again = load_suite(first.save(tmp_path / "elsewhere" / "suite.yaml"))
+    assert again == first and again.fingerprint == first.fingerprint
+    assert set(again.build_processor().word_vectors["ward/photo"].words) == {"a", "b"}
+    (tmp_path / "x" / "words.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"'mine', modalities: the file .*x/words\.txt does not exist"):
+        load_suite(tmp_path / "elsewhere" / "suite.yaml").fingerprint  # noqa: B018 - it is looked at
 
 
 def test_predictions_start_at_the_file_of_new_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
