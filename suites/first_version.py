@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from ..processing.arrow import is_list, plain_array
 from ..processing.processing_highmmt import RESERVED_NAMES
 from .lines import did_you_mean
-from .loading import read_source
+from .loading import read_source, row_folders
+from .row_paths import with_whole_paths
 from .schema import DEFAULT_METRIC
+from .splits import SPLITS
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -29,7 +32,7 @@ _SPLIT_NAMES = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing"),
 }
-_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _SOUND_FILES = (".wav", ".flac", ".ogg", ".mp3")
 _TARGETS = ("label", "labels", "target", "class", "outcome", "y", "diagnosis", "category")
 _GROUPS = re.compile(r"(subject|patient|person|speaker|user|participant|hospital|site|session|group)(_?id)?")
@@ -71,9 +74,12 @@ def first_version(source: str | Path, output: Path, target: str | None = None) -
         ValueError: data that cannot be read, no column that can be the target, or none to predict it from.
     """
     described = _describe_source(source, output)
-    rows = read_source(_absolute(described, output.parent), str(source))
+    absolute = _absolute(described, output.parent)
+    rows = read_source(absolute, str(source))
     train_name = next((name for name in (*_SPLIT_NAMES["train"], *rows) if name in rows), "")
     train = rows[train_name]
+    folders = row_folders(absolute, dict.fromkeys(SPLITS, train_name))["train"]
+    train = with_whole_paths(train, dict.fromkeys(_columns_of_paths(train), ""), folders, str(source))
     columns = {name: _look_at(train, name) for name in train.column_names}
     chosen = _choose_target(train, columns, target)
     problem = _target(train, chosen)
@@ -167,13 +173,17 @@ def _look_at(rows: Dataset, name: str) -> _Column:
     if not values:
         return _Column("", why="empty")
     if isinstance(values[0], str):
-        return _texts(values)
+        return (
+            _encoded([{"bytes": None, "path": value} for value in values]) if _name_files(values) else _texts(values)
+        )
     if isinstance(values[0], (bool, int, float)):
         if _GROUPS.fullmatch(name.lower()) or (_ID.fullmatch(name.lower()) and len(set(values)) == len(values)):
             return _Column("", why="numbers that name rows or groups of them")
         return _Column("number", why="numbers")
     if isinstance(values[0], dict):
-        return _encoded(values)
+        return _graphs(values) if {"nodes", "edges"} <= set(values[0]) else _encoded(values)
+    if isinstance(values[0], list) and values[0] and isinstance(values[0][0], (str, dict)):
+        return _lists_of_files(values)
     return _arrays(values, "tab" in name.lower())
 
 
@@ -181,13 +191,59 @@ def _encoded(values: list[dict[str, Any]]) -> _Column:
     """Files within a column, or paths of files: pictures and sounds are modalities."""
     if any(set(value) != {"bytes", "path"} for value in values):
         return _Column("", why=f"structures of {', '.join(values[0])}")
+    missing = [value["path"] for value in values if value["bytes"] is None and not Path(value["path"]).is_file()]
+    if missing:
+        return _Column("", why=f"paths of files that are not there, such as {missing[0]}")
     contents = [Path(value["path"]).read_bytes() if value["bytes"] is None else value["bytes"] for value in values]
     if contents[0].startswith(_SOUNDS):
         return _sounds(contents)
     try:
-        return _pictures([Image.open(BytesIO(content)) for content in contents])
+        pictures = [Image.open(BytesIO(content)) for content in contents]
     except UnidentifiedImageError:
         return _Column("", why="files that are neither pictures nor sounds")
+    frames = max(getattr(picture, "n_frames", 1) for picture in pictures)
+    return _film(_pictures(pictures), frames) if frames > 1 else _pictures(pictures)
+
+
+def _name_files(values: list[Any]) -> bool:
+    """Whether all texts end like names of pictures or sounds."""
+    return all(isinstance(value, str) and value.lower().endswith((*_PICTURES, *_SOUND_FILES)) for value in values)
+
+
+def _columns_of_paths(rows: Dataset) -> list[str]:
+    """Columns whose first rows are names of files, or lists of them."""
+    found = []
+    for name in rows.column_names:
+        first = rows.select_columns([name]).with_format("arrow")[:_LOOKED_AT][name].drop_null()
+        while is_list(first.type):
+            first = plain_array(first).flatten()
+        values = first.to_pylist() if str(first.type) in ("string", "large_string") else []
+        if values and _name_files(values):
+            found.append(name)
+    return found
+
+
+def _lists_of_files(values: list[list[Any]]) -> _Column:
+    """Films, where each row is a list of pictures."""
+    flat = [item for value in values for item in value if item is not None]
+    if not all(isinstance(item, dict) for item in flat):
+        if not _name_files(flat):
+            return _Column("", why="lists of texts")
+        flat = [{"bytes": None, "path": item} for item in flat]
+    column = _encoded(flat)
+    if column.kind != "image":
+        return _Column("", why=f"lists of {column.why or 'structures'}")
+    return _film(column, max(map(len, values)))
+
+
+def _film(picture: _Column, frames: int) -> _Column:
+    """Films of such pictures."""
+    return _Column("video", {**picture.options, "kind": "video"}, f"up to {frames} frames, {picture.why}")
+
+
+def _graphs(values: list[dict[str, Any]]) -> _Column:
+    nodes = max(len(value["nodes"] or []) for value in values)
+    return _Column("graph", {"kind": "graph"}, f"graphs of up to {nodes} nodes")
 
 
 def _sounds(contents: list[bytes]) -> _Column:
@@ -246,6 +302,8 @@ def _arrays(values: list[Any], called_table: bool) -> _Column:
         return _Column("", why="lists of different shapes" if shapes else "empty lists")
     longest, regular = max(shape[0] for shape in shapes), len(set(shapes)) == 1
     shape = shapes[0]
+    if len(shape) == 4 and shape[3] in (1, 3, 4):
+        return _film(_image(*shape[1:]), longest)
     if len(shape) == 1 and regular:
         kind = "table" if called_table else "spectrum"
         return _Column(kind, {"kind": kind, **_positions(longest)}, f"{longest} numbers each")
@@ -328,7 +386,13 @@ def _modalities(
     for name, column in columns.items():
         if name == target:
             continue
-        if column.kind == "number" or (column.kind == "class" and not _GROUPS.fullmatch(name.lower())):
+        if name == "edges" and "nodes" in columns and columns["nodes"].kind in ("time_series", "spectrum", "image"):
+            continue  # taken with the nodes
+        if name == "nodes" and column.kind in ("time_series", "spectrum", "image") and "edges" in columns:
+            modality = _free_name("graph", modalities)
+            modalities[modality] = ({"kind": "graph"}, f"nodes: {column.why}")
+            entries[modality] = {"columns": ["nodes", "edges"]}
+        elif column.kind == "number" or (column.kind == "class" and not _GROUPS.fullmatch(name.lower())):
             table.append(name)
         elif column.kind in ("", "class"):
             unused[name] = column.why

@@ -17,6 +17,7 @@ from PIL import Image
 from highmmt.modeling_highmmt import HighMMTModel
 from highmmt.suites import load_suite
 from highmmt.train.recipes import build_config
+from highmmt.training import RecipeOptions, train_recipe
 
 SPLITS = ("train", "validation", "test")
 
@@ -68,13 +69,13 @@ def test_the_page_shows_the_example_as_it_is(root: Path, example: Path) -> None:
 
 @pytest.mark.paper
 def test_real_digits_are_told_apart_at_least_as_well_as_by_the_public_code(example: Path, reference_dir: Path) -> None:
-    from highmmt.commands import train_recipe
-
     for split in SPLITS:
         shutil.copy(reference_dir / "data" / "avmnist" / f"{split}.parquet", example.parent)
     suite = load_suite(example)
     accuracy = [
-        train_recipe(suite, example.parent / f"run{seed}", "pretrain", changes={"seed": seed})["avmnist"]
+        train_recipe(suite, example.parent / f"run{seed}", RecipeOptions("pretrain", changes={"seed": seed}))[
+            "avmnist"
+        ][1]
         for seed in range(3)
     ]
     assert np.mean(accuracy) >= 0.932, accuracy

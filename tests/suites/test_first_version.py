@@ -35,6 +35,13 @@ def picture(height: int = 28, width: int = 28) -> bytes:
     return stream.getvalue()
 
 
+def animation(frames: int) -> bytes:
+    stream = io.BytesIO()
+    first, *others = [Image.fromarray(RANDOM.integers(0, 255, (14, 14)).astype(np.uint8)) for _ in range(frames)]
+    first.save(stream, "GIF", save_all=True, append_images=others)
+    return stream.getvalue()
+
+
 # Column to values, and what the modality must be.
 COLUMNS: dict[str, tuple[list[Any], dict[str, Any] | None]] = {
     "pulse": (
@@ -48,6 +55,16 @@ COLUMNS: dict[str, tuple[list[Any], dict[str, Any] | None]] = {
     "photo": (RANDOM.normal(size=(ROWS, 14, 21, 3)).tolist(), {"kind": "image", "patch_size": 2, "max_frequency": 11}),
     "film": (RANDOM.normal(size=(ROWS, 6, 14, 14)).tolist(), {"kind": "image", "num_axes": 3, "patch_size": 2}),
     "file": ([{"bytes": picture(), "path": None} for _ in range(ROWS)], {"kind": "image", "patch_size": 4}),
+    "movie": (RANDOM.normal(size=(ROWS, 5, 14, 14, 3)).tolist(), {"kind": "video", "patch_size": 2}),
+    "frames": (
+        [[{"bytes": picture(), "path": None}] * (2 + row % 3) for row in range(ROWS)],
+        {"kind": "video", "patch_size": 4},
+    ),
+    "animation": ([{"bytes": animation(2 + row % 3), "path": None} for row in range(ROWS)], {"kind": "video"}),
+    "molecule": (
+        [{"nodes": [[1.0, 0.0]] * (2 + row % 3), "edges": [[0, 1]]} for row in range(ROWS)],
+        {"kind": "graph"},
+    ),
     "remark": (["was seen again" if row % 3 else "went home" for row in range(ROWS)], {"kind": "text"}),
     "sound": (
         [{"bytes": sound(0.25 + 0.01 * row), "path": None} for row in range(ROWS)],
@@ -62,6 +79,8 @@ COLUMNS: dict[str, tuple[list[Any], dict[str, Any] | None]] = {
     "patient": ([row // 4 for row in range(ROWS)], None),
     "nothing": ([None] * ROWS, None),
     "words": ([["a", "b"]] * ROWS, None),
+    "scans": ([["a.png", "b.png"]] * ROWS, None),  # not there
+    "pages": ([[{"bytes": b"PK......", "path": None}]] * ROWS, None),
     "archive": ([{"bytes": b"PK......", "path": None}] * ROWS, None),
     "pair": ([{"left": 1, "right": 2}] * ROWS, None),
 }
@@ -93,6 +112,36 @@ def test_a_column_is_taken_for_what_its_values_are(tmp_path: Path, name: str) ->
         assert suite.modalities[name] == {**suite.modalities[name], **expected}
     assert suite.tasks["my"].modalities["table"] == {"columns": ["age"]}
     suite.build_processor()
+
+
+def test_paths_of_files_are_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    for row in range(ROWS):
+        (tmp_path / "data" / f"{row}.png").write_bytes(picture())
+        (tmp_path / "data" / f"{row}.wav").write_bytes(sound())
+    names = {"photo": [f"{row}.png" for row in range(ROWS)], "call": [f"{row}.wav" for row in range(ROWS)]}
+    lists = {"film": [[f"{row}.png", f"{ROWS - 1 - row}.png"] for row in range(ROWS)]}
+    labels = ["ill" if row % 2 else "well" for row in range(ROWS)]
+    path = parquet(tmp_path / "data", {**names, **lists, "label": labels})
+    monkeypatch.chdir(tmp_path / "data")
+    suite = written(tmp_path, path)
+    kinds = {name: options["kind"] for name, options in suite.modalities.items()}
+    assert kinds == {"photo": "image", "call": "audio", "film": "video"}
+    processor = suite.build_processor()
+    assert processor.encode("my", suite.load("my")["test"]).num_rows
+    assert processor.shape("my", "film").axes == (2, 7, 7)
+
+
+def test_nodes_and_edges_become_one_graph(tmp_path: Path) -> None:
+    edges = [[[0, 1], [1, 0]][: 1 + row % 2] for row in range(ROWS)]
+    for nodes in (
+        [[[1.0, float(row)], [0.0, 1.0]] for row in range(ROWS)],
+        [[1.0, float(row)] for row in range(ROWS)],
+    ):
+        suite = written(tmp_path, parquet(tmp_path, {"nodes": nodes, "edges": edges, "label": [0, 1] * (ROWS // 2)}))
+        assert suite.modalities == {"graph": {"kind": "graph"}}
+        assert suite.tasks["my"].modalities == {"graph": {"columns": ["nodes", "edges"]}}
+        suite.build_processor()
 
 
 @pytest.mark.parametrize(
