@@ -495,6 +495,10 @@ class HighMMTProcessor(ProcessorMixin):
             found += super()._get_arguments_from_pretrained(pretrained_model_name_or_path, processor_dict, **kwargs)
         if (processor_dict or {}).get("has_word_vectors"):
             file = cached_file(pretrained_model_name_or_path, VECTORS_FILE, **kwargs)
+            if file is None:  # where the caller asked for no error of transformers' own
+                raise FileNotFoundError(
+                    f"{pretrained_model_name_or_path} has no {VECTORS_FILE}; save the processor again."
+                )
             found.append(load_word_vectors(Path(file)))
         return found
 

@@ -257,8 +257,8 @@ class Suite:
         from .row_paths import path_columns, with_whole_paths
 
         spec = self.task(task)
-        for file, columns in parquet_columns(spec.source, spec.splits, self._where(task)).items():
-            self._check_columns(task, columns, f"the file {file}")
+        for file, names in parquet_columns(spec.source, spec.splits, self._where(task)).items():
+            self._check_columns(task, names, f"the file {file}")
         rows = load_splits(spec.source, spec.splits, self._where(task))
         for split in SPLITS:
             self._check_columns(task, rows[split].column_names, f"the {split} split")
