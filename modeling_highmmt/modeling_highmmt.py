@@ -19,7 +19,7 @@ from .adapters import GroupAdapter, LowRankUpdate
 from .checks import NonFiniteInputError, check_labels, check_mask, check_names, check_values
 from .growth import KINDS, GrowingModel
 from .heads import INITIAL_LOG_SCALE, RetrievalHead, build_head, complete_pairs, task_loss
-from .inputs import InputSequence, grid_positions, one_hot_code, ragged_positions
+from .inputs import InputSequence, autocast_where_faster, grid_positions, one_hot_code, ragged_positions
 from .layers import CrossmodalTransformer, ElementCrossmodalTransformer, UnimodalEncoder
 from .model_size import check_model_size
 
@@ -230,11 +230,12 @@ class HighMMTModel(HighMMTPreTrainedModel, GrowingModel):
             ValueError: unknown task or modality, wrong shape, a sample without any modality, labels out of range;
                 the message names task and modality.
         """
-        sequences = self._standardise(inputs, attention_mask or {})
-        unimodal, unimodal_weights = self._encode(sequences)
-        multimodal, crossmodal_weights = self._fuse(unimodal, sequences)
-        logits = {task: self.heads[task](states) for task, states in multimodal.items()}
-        loss, losses = self._loss(logits, labels, sequences, multimodal)
+        with autocast_where_faster(self.device):
+            sequences = self._standardise(inputs, attention_mask or {})
+            unimodal, unimodal_weights = self._encode(sequences)
+            multimodal, crossmodal_weights = self._fuse(unimodal, sequences)
+            logits = {task: self.heads[task](states) for task, states in multimodal.items()}
+            loss, losses = self._loss(logits, labels, sequences, multimodal)
         output = HighMMTOutput(
             loss=loss,
             losses=losses,

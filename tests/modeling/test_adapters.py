@@ -181,6 +181,7 @@ def test_attention_weights_are_those_of_groups_with_parameters_of_their_own(rand
                 torch.testing.assert_close(ours[kind][task][name], layers, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.usefixtures("autocast_as_it_is")
 def test_bf16_autocast_is_near_fp32_and_reaches_every_adapter(random_models: ModuleType) -> None:
     model = trained(split(shared_model(random_models, modality_embedding="one_hot")), random_models)
     inputs = random_models.random_inputs(model.config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from highmmt.configuration import HighMMTConfig
-from highmmt.modeling_highmmt import HighMMTModel
+from highmmt.modeling_highmmt import HighMMTModel, inputs
 
 MODALITIES = {
     "image": {"num_channels": 3, "num_axes": 2, "num_frequency_bands": 2, "max_frequency": 8.0},
@@ -188,3 +189,36 @@ def test_a_compiled_model_gives_the_same_logits_and_gradients(changes: dict[str,
     model.eval()
     found, expected = compiled(**batch()), model(**batch())
     torch.testing.assert_close(found.loss, expected.loss, atol=1e-5, rtol=1e-5)
+
+
+# --- autocast --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("autocast_as_it_is")
+def test_autocast_computes_in_bf16_where_the_processor_can() -> None:
+    model = build(head_norm="layer_norm")
+    exact = model(**batch()).logits
+    with torch.autocast("cpu", torch.bfloat16):
+        near = model(**batch()).logits
+    for task, logits in exact.items():
+        assert near[task].dtype == torch.bfloat16
+        torch.testing.assert_close(near[task].float(), logits, atol=0.1, rtol=0.1)
+
+
+def test_autocast_is_left_off_where_the_processor_has_no_arithmetic_for_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("highmmt.modeling_highmmt.inputs._SLOW_ON_CPU", frozenset({torch.bfloat16}))
+    inputs.logger.warning_once.cache_clear()
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger(inputs.__name__), "propagate", True)
+    model = build(head_norm="layer_norm")
+    expected = model(**batch())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = [model(**batch()) for _ in range(2)]
+        assert torch.is_autocast_enabled("cpu")
+    for output in found:
+        assert all(torch.equal(output.logits[task], logits) for task, logits in expected.logits.items())
+        assert torch.equal(output.loss, expected.loss)
+    said = [record.getMessage() for record in caplog.records if "bfloat16" in record.getMessage()]
+    assert said == ["This processor has no bfloat16 arithmetic: autocast is left off, HighMMT computes in float32."]
