@@ -16,14 +16,34 @@ LARGEST_LOG_SCALE = math.log(100.0)
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch norm that takes one sample as well."""
+    """Batch norm that takes one sample as well, and columns that vary little around a large mean."""
 
     def forward(self, states: Tensor) -> Tensor:
-        """`(batch, width)`, each column normalised over the batch while training."""
-        if self.training and len(states) < 2:
+        """`(batch, width)`, each column normalised over the batch while training, by running statistics otherwise."""
+        if not self.training or len(states) < 2:
             # One sample has no variance; the running statistics stand in and are left as they are.
             return F.batch_norm(states, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        return super().forward(states)
+        with torch.no_grad():
+            wide = torch.promote_types(states.dtype, torch.float32)
+            variance, mean = torch.var_mean(states.to(wide), dim=0)
+            self.move_statistics(mean, variance)
+        # The same for any shift; torch multiplies before it subtracts the mean, and what is left has lost its digits.
+        centred = (states - mean).to(states.dtype)
+        return F.batch_norm(centred, None, None, self.weight, self.bias, training=True, eps=self.eps)
+
+    @torch.no_grad()
+    def move_statistics(self, mean: Tensor, variance: Tensor, steps: Tensor | int = 1) -> None:
+        """Move the running statistics towards a batch's.
+
+        Args:
+            mean, variance: of the batch, the latter divided by one less than its rows, `(width,)`.
+            steps: how many batches this counts as, 1 or 0.
+        """
+        for running, value in ((self.running_mean, mean), (self.running_var, variance)):
+            if running is not None:
+                running.lerp_(value.to(running.dtype), self.momentum or 0.0)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(steps)
 
 
 class Head(nn.Module):

@@ -11,7 +11,7 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..modeling_highmmt import HighMMTModel
+from ..modeling_highmmt import BatchNorm, HighMMTModel
 
 
 class SynchronisedBatchNorms:
@@ -35,7 +35,7 @@ class SynchronisedBatchNorms:
         self._norms = {
             task: norms
             for task, head in heads.items()
-            if (norms := [module for module in head.modules() if isinstance(module, nn.BatchNorm1d)])
+            if (norms := [module for module in head.modules() if isinstance(module, BatchNorm)])
         }
         self._shared: dict[str, list[_SharedForward]] = {}
         self._group: Any = None
@@ -78,7 +78,7 @@ class SynchronisedBatchNorms:
 class _SharedForward:
     """Takes the place of a batch norm's forward."""
 
-    def __init__(self, norm: nn.BatchNorm1d, group: Any) -> None:
+    def __init__(self, norm: BatchNorm, group: Any) -> None:
         self.norm, self.group = norm, group
         self.weight = 1.0
         norm.forward = torch.compiler.disable(self.forward)  # type: ignore[method-assign]
@@ -112,7 +112,7 @@ class _SharedBatchNorm(torch.autograd.Function):
         scale: Tensor,
         shift: Tensor,
         anchor: Tensor,
-        norm: nn.BatchNorm1d,
+        norm: BatchNorm,
         weight: float,
         group: Any,
     ) -> Tensor:
@@ -120,10 +120,11 @@ class _SharedBatchNorm(torch.autograd.Function):
         wide = _wide(states)
         count, mean, squares = _merged(*_moments(wide, weight), group)
         enough = count > 1.5  # whole, but for rounding
-        variance = squares / count.clamp_min(1.0)
-        _move_statistics(norm, count, mean, squares, enough)
-        mean = torch.where(enough, mean, norm.running_mean.to(wide.dtype))
-        variance = torch.where(enough, variance, norm.running_var.to(wide.dtype))
+        running_mean, running_var = norm.running_mean.to(wide.dtype), norm.running_var.to(wide.dtype)
+        mean = torch.where(enough, mean, running_mean)
+        variance = torch.where(enough, squares / count.clamp_min(1.0), running_var)
+        unbiased = torch.where(enough, squares / (count - 1.0).clamp_min(1.0), running_var)
+        norm.move_statistics(mean, unbiased, enough.long())
         inverse_std = (variance + norm.eps).rsqrt()
         normed = (wide - mean) * inverse_std
         ctx.save_for_backward(normed, inverse_std, scale, weight * enough / count.clamp_min(1.0))
@@ -165,17 +166,6 @@ def _merged(count: float, mean: Tensor, squares: Tensor, group: Any) -> tuple[Te
     total = counts.sum()
     merged = (counts * means).sum(0) / total.clamp_min(1.0)
     return total, merged, (all_squares + counts * (means - merged).square()).sum(0)
-
-
-@torch.no_grad()
-def _move_statistics(norm: nn.BatchNorm1d, count: Tensor, mean: Tensor, squares: Tensor, enough: Tensor) -> None:
-    """What torch does to a batch norm's buffers while training, where there are enough rows."""
-    share = (norm.momentum or 0.0) * enough
-    for buffer, value in ((norm.running_mean, mean), (norm.running_var, squares / (count - 1.0).clamp_min(1.0))):
-        if buffer is not None:
-            buffer.copy_(torch.where(enough, (1.0 - share) * buffer + share * value, buffer))
-    if norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(enough.to(norm.num_batches_tracked.dtype))
 
 
 def _num_processes() -> int:
