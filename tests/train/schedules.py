@@ -26,7 +26,11 @@ from highmmt.train import (
     make_weighting,
 )
 
-CASES = ("tiny-layer_norm", "tiny-batch_norm", "mixed-layer_norm", "mixed-batch_norm")
+# Suite, norm of the heads, and what the model computes in (its losses always in float32).
+CASES = (
+    *("tiny-layer_norm-float32", "tiny-batch_norm-float32", "mixed-layer_norm-float32", "mixed-batch_norm-float32"),
+    *("tiny-batch_norm-float64", "mixed-batch_norm-float64"),
+)
 
 
 def main(here: Path, rows: Path, count: int, cases: list[str]) -> None:
@@ -59,7 +63,7 @@ def run_schedules(case: str, rows: Path, count: int, accelerator: Accelerator | 
     suite = suite_of(case, rows)
     processor = suite.build_processor()
     data = encode_suite(suite, processor)
-    model = build_model(build_config(suite, processor), seed=0)
+    model = build_model(build_config(suite, processor), seed=0).to(getattr(torch, case.split("-")[2]))
     wrapped: Any = accelerator.prepare(model) if accelerator else model
     tensors: dict[str, np.ndarray] = {}
     notes: dict[str, Any] = {"empty": 0, "learned": [], "steps": 0, "forwards": 0}
@@ -69,7 +73,9 @@ def run_schedules(case: str, rows: Path, count: int, accelerator: Accelerator | 
         for number in range(count):
             rng = np.random.default_rng(number)
             tasks = rng.permutation(list(suite.tasks))[: rng.integers(1, len(suite.tasks) + 1)]
-            chosen = {task: {"train": data[task]["train"].select(range(rng.integers(1, 9)))} for task in tasks.tolist()}
+            chosen = {
+                task: {"train": data[task]["train"].select(range(rng.integers(1, 9)))} for task in tasks.tolist()
+            }
             counts = {task: len(splits["train"]) for task, splits in chosen.items()}
             sizes = {task: int(rng.integers(1, 6)) for task in counts}
             sampler = make_sampler(SAMPLERS[number % len(SAMPLERS)], counts, sizes, seed=number)
@@ -97,7 +103,7 @@ def run_schedules(case: str, rows: Path, count: int, accelerator: Accelerator | 
 
 def suite_of(case: str, rows: Path) -> Suite:
     """The suite of a case, over rows that `write_rows` has written."""
-    name, _, head_norm = case.partition("-")
+    name, head_norm, _ = case.split("-")
     if name == "tiny":
         return load("tiny_suite").tiny_suite(rows, head_norm=head_norm)
     values = load("mixed_suite").suite_values()

@@ -19,7 +19,7 @@ _spec = importlib.util.spec_from_file_location("schedules", SCRIPT)
 assert _spec is not None and _spec.loader is not None
 schedules = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(schedules)
-COUNT = 50  # of each of the four cases
+COUNT = 50  # of each of the cases
 
 
 def launch(folder: Path, rows: Path, processes: int, count: int, *cases: str) -> dict[str, Any]:
@@ -41,8 +41,8 @@ def differences(one: dict[str, np.ndarray], several: dict[str, np.ndarray], pref
     for name, expected in one.items():
         if name.startswith(prefix):
             scale = float(np.linalg.norm(expected))
-            assert scale > 0
-            found[name] = float(np.linalg.norm(several[name] - expected)) / scale
+            # Nothing is learned where no row has a label, or a retrieval has one row to find.
+            found[name] = float(np.linalg.norm(several[name] - expected)) / (scale or 1.0)
     assert found
     return found
 
@@ -65,8 +65,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, rows: Path) -> dict[str, Any]
 
 
 def test_two_processes_have_gradients_and_statistics_of_one(rows: Path, tmp_path: Path) -> None:
-    # Batch norm, a retrieval, sequences with gaps, missing labels, and steps of fewer rows than processes.
-    case, count = "mixed-batch_norm", 8
+    # In float64, as rounding is told from mistakes there. Batch norm, a retrieval, sequences with gaps, missing labels, and steps of fewer rows than processes.
+    case, count = "mixed-batch_norm-float64", 8
     two = launch(tmp_path, rows, 2, count, case)
     found = schedules.run_schedules(case, rows, count)
     one = {f"{case}/{name}": value for name, value in found["tensors"].items()}
@@ -91,8 +91,20 @@ def test_gradients_of_random_schedules_are_those_of_one_process(
     one = runs["0-of-1"]
     for rank in range(processes):
         several = runs[f"{rank}-of-{processes}"]
-        for name, difference in differences(one["tensors"], several["tensors"], f"{case}/gradient").items():
-            assert difference <= 1e-6, name
+        found = differences(one["tensors"], several["tensors"], f"{case}/gradient")
+        bounds = dict.fromkeys(found, 1e-6)
+        if case.endswith("batch_norm-float32"):
+            # A norm over two rows enlarges what was rounded before it, by any number of processes.
+            exact = case.replace("float32", "float64")
+            rounding = differences(
+                {name.replace(exact, case): value for name, value in one["tensors"].items() if name.startswith(exact)},
+                one["tensors"],
+                f"{case}/gradient",
+            )
+            bounds = {name: max(1e-6, 2 * rounding[name]) for name in found}
+            assert float(np.median(list(found.values()))) <= 1e-6
+        for name, difference in found.items():
+            assert difference <= bounds[name], name
         learned = several["notes"][case]["learned"], one["notes"][case]["learned"]
         for found, expected in zip(*learned, strict=True):
             assert found == [None if value is None else pytest.approx(value, rel=1e-5, abs=1e-6) for value in expected]
