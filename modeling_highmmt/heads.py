@@ -15,6 +15,37 @@ INITIAL_LOG_SCALE = math.log(1 / 0.07)
 LARGEST_LOG_SCALE = math.log(100.0)
 
 
+class BatchNorm(nn.BatchNorm1d):
+    """Batch norm that takes one sample as well, and columns that vary little around a large mean."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        """`(batch, width)`, each column normalised over the batch while training, by running statistics otherwise."""
+        if not self.training or len(states) < 2:
+            # One sample has no variance; the running statistics stand in and are left as they are.
+            return F.batch_norm(states, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        with torch.no_grad():
+            wide = torch.promote_types(states.dtype, torch.float32)
+            variance, mean = torch.var_mean(states.to(wide), dim=0)
+            self.move_statistics(mean, variance)
+        # The same for any shift; torch multiplies before it subtracts the mean, and what is left has lost its digits.
+        centred = (states - mean).to(states.dtype)
+        return F.batch_norm(centred, None, None, self.weight, self.bias, training=True, eps=self.eps)
+
+    @torch.no_grad()
+    def move_statistics(self, mean: Tensor, variance: Tensor, steps: Tensor | int = 1) -> None:
+        """Move the running statistics towards a batch's.
+
+        Args:
+            mean, variance: of the batch, the latter divided by one less than its rows, `(width,)`.
+            steps: how many batches this counts as, 1 or 0.
+        """
+        for running, value in ((self.running_mean, mean), (self.running_var, variance)):
+            if running is not None:
+                running.lerp_(value.to(running.dtype), self.momentum or 0.0)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(steps)
+
+
 class Head(nn.Module):
     """Norm, dropout and one linear layer from a task's concatenated representation to its logits (appendix B.4)."""
 
@@ -28,7 +59,7 @@ class Head(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """`(batch, width)` to `(batch, num_labels)`, or `(batch, num_steps, num_labels)` for a sequence of targets."""
-        logits: Tensor = self.classifier(self.dropout(_normed(self.norm, states)))
+        logits: Tensor = self.classifier(self.dropout(self.norm(states)))
         return logits if self.num_steps is None else logits.unflatten(1, (self.num_steps, -1))
 
 
@@ -61,7 +92,7 @@ class RetrievalHead(nn.Module):
         """
         embeddings = []
         for norm, projection, latents in zip(self.norms, self.projections, states.chunk(2, dim=1), strict=True):
-            projected = projection(self.dropout(_normed(norm, latents))).float()
+            projected = projection(self.dropout(norm(latents))).float()
             present = (latents != 0).any(dim=1, keepdim=True)
             embeddings.append(F.normalize(projected, dim=1) * present)
         return torch.cat(embeddings, dim=1)
@@ -163,15 +194,7 @@ def complete_pairs(embeddings: Tensor) -> Tensor:
 
 
 def _head_norm(config: HighMMTConfig, width: int) -> nn.Module:
-    return nn.BatchNorm1d(width) if config.head_norm == "batch_norm" else nn.LayerNorm(width)
-
-
-def _normed(norm: nn.Module, states: Tensor) -> Tensor:
-    if isinstance(norm, nn.BatchNorm1d) and norm.training and len(states) < 2:
-        # One sample has no variance; the running statistics stand in and are left as they are.
-        return F.batch_norm(states, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
-    normed: Tensor = norm(states)
-    return normed
+    return BatchNorm(width) if config.head_norm == "batch_norm" else nn.LayerNorm(width)
 
 
 def _check_shape(name: str, labels: Tensor, expected: torch.Size) -> None:
@@ -180,6 +203,7 @@ def _check_shape(name: str, labels: Tensor, expected: torch.Size) -> None:
 
 
 __all__ = [
+    "BatchNorm",
     "Head",
     "RetrievalHead",
     "build_head",

@@ -1,5 +1,6 @@
 """Training: samplers, batches, metrics, the multitask loop on Accelerate, checkpoints, and the paper's recipes."""
 
+from .batch_norm import SynchronisedBatchNorms
 from .checkpoints import CheckpointFolder
 from .interruption import TrainingInterrupted
 from .loading import StepBatch, TrainingBatches
@@ -44,6 +45,7 @@ __all__ = [
     "SkippedStep",
     "StaggeredSchedule",
     "StepBatch",
+    "SynchronisedBatchNorms",
     "TaskSampler",
     "Trackers",
     "TrainingBatches",

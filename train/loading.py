@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 from transformers.utils import logging
 
+from ..modeling_highmmt import labelled
 from ..processing import HighMMTProcessor
 from .mapped_files import MappedFiles
 from .sampling import TaskSampler
@@ -48,8 +49,11 @@ class StepBatch:
         epoch, step: counted from 0.
         batch: arguments of the model, on the CPU.
         rows: task to this process's row numbers, `(rows,)`.
-        shares: task to the factor of its loss that makes the mean over processes the mean over the step's rows. 0 for
-            a process without rows of its own, which passes one row through so that it takes part in the step.
+        shares: task to the factor of its loss that makes the mean over processes the mean over the step's labels, as
+            the encoded rows have them: labelled rows, steps or entries, whatever the loss counts.
+        row_weights: task to what each of this process's rows counts in the step: 1, or 1 / processes for a retrieval,
+            of which every process has all rows. 0 for a process without rows of its own, which passes one row through
+            so that it takes part in the step.
         sample_ids: task to the names of the step's rows of all processes, `"task/train/row"` with the row's number in
             the raw split, or what the column `id` of the data says.
         bad_rows: task to the rows of this process that could not be read, with the reason; they count as rows of loss
@@ -61,6 +65,7 @@ class StepBatch:
     batch: Batch = field(default_factory=dict)
     rows: dict[str, np.ndarray] = field(default_factory=dict)
     shares: dict[str, float] = field(default_factory=dict)
+    row_weights: dict[str, float] = field(default_factory=dict)
     sample_ids: dict[str, list[str]] = field(default_factory=dict)
     bad_rows: dict[str, dict[int, str]] = field(default_factory=dict)
 
@@ -80,7 +85,8 @@ class TrainingBatches:
         sampler: which rows at which step; the tasks are those of `data`.
         seed: of what is random in the data.
         num_workers: processes that prepare steps ahead; 0 prepares them when they are asked for.
-        rank, world_size: which process of how many this is. Each has every `world_size`-th row of a task's batch.
+        rank, world_size: which process of how many this is. Each has every `world_size`-th row of a task's batch, and
+            all rows of a retrieval's, which are compared with each other.
         skip_bad_rows: how many different rows of this process may be left out because they cannot be read.
 
     Raises:
@@ -224,6 +230,13 @@ class _StepMaker(TorchDataset[Any]):
             column = "id" if own_ids else "row"
             if column in dataset.column_names:
                 self.ids[task] = dataset.select_columns([column])
+        self.labels = {
+            task: dataset.select_columns(["labels"])
+            for task, dataset in self.arrow.items()
+            if "labels" in dataset.column_names
+        }
+        configs = processor.task_configs()
+        self.replicated = {task for task in self.train if configs[task]["problem_type"] == "retrieval"}
         self.mapped = {
             task: MappedFiles(file["filename"] for file in dataset.cache_files) for task, dataset in self.train.items()
         }
@@ -260,16 +273,18 @@ class _StepMaker(TorchDataset[Any]):
     def _note(self, task: str, rows: np.ndarray) -> None:
         if (worker := get_worker_info()) is None:
             return
-        own = torch.from_numpy(rows[self.rank :: self.world_size][:_NOTED_ROWS].copy())
+        own = torch.from_numpy(self._own(task, rows)[:_NOTED_ROWS].copy())
         self.at[worker.id, 0] = os.getpid()
         self.at[worker.id, 1] = list(self.train).index(task)
         self.at[worker.id, 2] = len(own)
         self.at[worker.id, 3 : 3 + len(own)] = own
 
     def _add_task(self, made: StepBatch, task: str, rows: np.ndarray) -> Batch:
-        """A task's part of a step; rows, shares and names go into `made`."""
-        entropy = (self.seed, made.epoch, made.step, crc32(task.encode()), self.rank)
-        own = rows[self.rank :: self.world_size]
+        """A task's part of a step; rows, shares, weights and names go into `made`."""
+        # What all processes read is the same on all of them, also where it is random.
+        rank = 0 if task in self.replicated else self.rank
+        entropy = (self.seed, made.epoch, made.step, crc32(task.encode()), rank)
+        own = self._own(task, rows)
         part: Batch | None = None
         if len(own):
             try:
@@ -278,13 +293,29 @@ class _StepMaker(TorchDataset[Any]):
                 own, made.bad_rows[task] = self._sort_out(task, own, entropy, error)
                 part = self._read(task, own, entropy) if len(own) else None
         made.rows[task] = own
-        made.shares[task] = len(own) * self.world_size / len(rows)
+        weight = 1 / self.world_size if task in self.replicated else 1.0
+        made.shares[task] = weight * self.world_size * self._share_of_labels(task, own, rows)
+        made.row_weights[task] = weight if len(own) else 0.0
         made.sample_ids[task] = self._names(task, rows)
         if part is None:
             # Every process must take part in every step: one without rows of its own passes a row through that
             # counts 0.
             made.rows[task], part = self._any_row(task, rows, entropy)
         return part
+
+    def _own(self, task: str, rows: np.ndarray) -> np.ndarray:
+        """Which of a step's rows of a task this process has."""
+        return rows if task in self.replicated else rows[self.rank :: self.world_size]
+
+    def _share_of_labels(self, task: str, own: np.ndarray, rows: np.ndarray) -> float:
+        """Labels of this process's rows as a share of those of all rows, which the mean loss of a step is of."""
+        if len(own) == len(rows) or task not in self.labels:
+            return len(own) / len(rows)
+        column = self.labels[task][rows]["labels"].combine_chunks()
+        flat = column.flatten() if pa.types.is_list(column.type) or pa.types.is_large_list(column.type) else column
+        labels = torch.from_numpy(flat.to_numpy(zero_copy_only=False).copy()).reshape(len(rows), -1)
+        counts = labelled(labels).sum(dim=1)  # (rows,)
+        return float(counts[np.isin(rows, own)].sum() / counts.sum().clamp_min(1))
 
     def _read(self, task: str, rows: np.ndarray, entropy: tuple[int, ...]) -> Batch:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar, cast
@@ -19,7 +20,7 @@ def process_state() -> PartialState:
     """Which process of how many this is, and its device.
 
     Raises:
-        ValueError: several processes were launched, but Accelerate takes each for the only one.
+        ValueError: several processes were launched, but Accelerate takes each for the only one, or has started one.
     """
     # Whoever asks first decides for all, and only `Accelerator` itself reads the variable.
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
@@ -29,6 +30,14 @@ def process_state() -> PartialState:
             f"{launched} processes were launched, but there is no GPU for them, so that each would do all the work. "
             "Set ACCELERATE_USE_CPU=true to have them share it on the CPU."
         )
+    # What `accelerate launch` sets where several are asked for, but not what it gives each that it starts.
+    if {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= set(os.environ) and "WORLD_SIZE" not in os.environ:
+        if state.num_processes == 1:
+            raise ValueError(
+                "`accelerate launch` was asked for several processes but has started one, as it does on a CPU. Use "
+                "`ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N`, or unset MASTER_ADDR if "
+                "one is meant."
+            )
     return state
 
 

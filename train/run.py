@@ -14,6 +14,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from ..modeling_highmmt import HighMMTModel
+from .batch_norm import SynchronisedBatchNorms
 from .checkpoints import Checkpoint, CheckpointFolder, Position
 from .guard import BatchNormMemory
 from .loading import TrainingBatches
@@ -54,6 +55,7 @@ class Run:
         skipped_in_a_row: steps left out since the last that counted.
         parameters: those that are trained.
         batch_norms: running statistics before the present step.
+        norms: the batch norms, which processes compute as one while it is entered.
         saved: where the newest checkpoint was taken.
     """
 
@@ -74,6 +76,7 @@ class Run:
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.batches, self.sampler, self.settings = batches, batches.sampler, settings
         self.batch_norms = BatchNormMemory(model)
+        self.norms = SynchronisedBatchNorms(wrapped)
         self.epoch, self.step, self.done = 0, 0, False
         self.best: dict[str, Tensor] = {}
         self.result = TrainingResult(gradient_steps=dict.fromkeys(self.sampler.num_rows, 0))

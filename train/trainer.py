@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, broadcast_object_list, gather_object, set_seed
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from torch import Tensor
 
 from ..modeling_highmmt import HighMMTModel, NonFiniteInputError
@@ -133,7 +133,8 @@ class MultitaskTrainer:
         shown = progress_bar(
             self.description, steps * self.settings.num_epochs, enabled=self.accelerator.is_main_process
         )
-        with plain_forward_afterwards(self.model), shown as advance, StopRequests(checkpoints is not None) as stops:
+        stop_requests = StopRequests(checkpoints is not None)
+        with plain_forward_afterwards(self.model), run.norms, shown as advance, stop_requests as stops:
             advance(run.epoch * steps + run.step)
             while not run.done:
                 for gathered in self._gathered_steps(run, stops, advance):
@@ -235,6 +236,7 @@ class MultitaskTrainer:
         for task, modalities in batch.batch["inputs"].items():
             gathered.modalities[task] = list(dict.fromkeys([*gathered.modalities.get(task, []), *modalities]))
             gathered.samples.setdefault(task, []).extend(names[task])
+        run.norms.weigh_rows(batch.row_weights)
         inputs = to_device(batch.batch, self.accelerator.device)
         blamed: dict[str, list[int]] = {}
         try:
@@ -302,7 +304,8 @@ class MultitaskTrainer:
         samples: dict[str, list[str]] = {}
         for blamed, _ in found if losses else gather_object([(gathered.samples, {})]):
             for task, names in blamed.items():
-                samples.setdefault(task, []).extend(names)
+                # Of a retrieval every process has the same rows.
+                samples[task] = list(dict.fromkeys([*samples.get(task, []), *names]))
         run.skipped.append(SkippedStep(run.epoch, run.step - 1, samples))
         run.skipped_in_a_row += 1
         what = " and ".join(
@@ -343,10 +346,6 @@ class MultitaskTrainer:
     def _finish_epoch(self, run: Run) -> None:
         """Judge the epoch, keep the best weights, and go to the beginning of the next."""
         train_loss, weighted_loss = self._mean_losses(run)
-        if self.accelerator.num_processes > 1:
-            # Each process has its own running statistics of batch norms, and must come to the same decisions.
-            for buffer in self.model.buffers():
-                buffer.copy_(broadcast(buffer))
         validation = broadcast_object_list([self.evaluate("validation")])[0]
         score, result = self.score(validation), run.result
         result.history.append(
@@ -386,9 +385,12 @@ class MultitaskTrainer:
 
 def own_names(batch: StepBatch, process: int, num_processes: int) -> dict[str, list[str]]:
     """Task to the names of the samples in this process's part of a step; none where it only passes a row through."""
-    return {
-        task: names[process::num_processes] if batch.shares[task] else [] for task, names in batch.sample_ids.items()
-    }
+    names = {}
+    for task, everyone in batch.sample_ids.items():
+        weight = batch.row_weights[task]
+        # Less than 1: every process has all rows.
+        names[task] = everyone[process::num_processes] if weight == 1 else everyone if weight else []
+    return names
 
 
 def shortened(samples: Mapping[str, list[str]]) -> str:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from highmmt.configuration import HighMMTConfig, TaskConfig
-from highmmt.modeling_highmmt import HighMMTModel, complete_pairs, task_loss
+from highmmt.modeling_highmmt import BatchNorm, HighMMTModel, complete_pairs, task_loss
 from highmmt.modeling_highmmt.heads import retrieval_loss
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -369,3 +369,21 @@ def test_labels_that_do_not_fit_are_refused_by_name(task: str, labels: Tensor, m
 def test_impossible_tasks_are_refused_by_name(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny_model(tasks={"find": {**TASKS["find"], **changes}})
+
+
+def test_a_batch_norm_is_torchs_and_keeps_the_digits_of_columns_far_from_zero() -> None:
+    generator = torch.Generator().manual_seed(0)
+    near_zero, direction = (torch.randn(6, 5, generator=generator) for _ in range(2))
+    for states, dtype in ((near_zero, torch.float32), (1000 + near_zero, torch.float32), (near_zero, torch.float64)):
+        norm, reference = BatchNorm(5).to(dtype), torch.nn.BatchNorm1d(5).double()
+        ours, theirs = (states.to(kind).clone().requires_grad_() for kind in (dtype, torch.float64))
+        for _ in range(2):
+            normed, expected = norm(ours), reference(theirs)
+        torch.testing.assert_close(normed.double(), expected, rtol=1e-5, atol=1e-5)
+        for result in (normed, expected):
+            (result * direction.to(result.dtype)).sum().backward()
+        torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-4, atol=1e-5)
+        assert list(norm.state_dict()) == list(reference.state_dict())
+        for name, value in reference.state_dict().items():
+            torch.testing.assert_close(norm.state_dict()[name].to(value.dtype), value, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(norm.eval()(ours).double(), reference.eval()(theirs), rtol=1e-4, atol=1e-4)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import random
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,13 +19,23 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from highmmt.modeling_highmmt import labelled
 from highmmt.processing import HighMMTProcessor
-from highmmt.train import StepBatch, TaskSampler, TrainingBatches, make_sampler
+from highmmt.train import StepBatch, TaskSampler, TrainingBatches, encode_suite, make_sampler
 
 # Python 3.12 and later warn wherever a process with threads starts another.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 SIZES = {"shapes": 5, "arm": 4, "tone": 2}
 Rows = dict[str, list[Any]]
+
+
+def load(name: str) -> ModuleType:
+    # Test folders are no packages, so that their names are free.
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def sampler_of(data: dict, sizes: dict[str, int] | None = None, name: str = "staggered") -> TaskSampler:
@@ -114,7 +127,7 @@ def test_processes_share_the_rows_of_every_step(
     for number, rows_of_tasks in enumerate(sampler_of(data, sizes).epoch(0)):
         steps = [rank[number] for rank in ranks]
         for task, rows in rows_of_tasks.items():
-            own = [step.rows[task].tolist() if step.shares[task] else [] for step in steps]
+            own = [step.rows[task].tolist() if step.row_weights[task] else [] for step in steps]
             assert sorted(row for part in own for row in part) == sorted(rows.tolist())
             # The mean over processes of (share times mean over own rows) is the mean over all rows.
             assert sum(step.shares[task] for step in steps) == pytest.approx(world)
@@ -122,6 +135,26 @@ def test_processes_share_the_rows_of_every_step(
                 assert step.shares[task] == pytest.approx(len(part) * world / len(rows))
                 assert len(step.rows[task]) == len(step.batch["labels"][task]) >= 1
                 assert step.sample_ids[task] == [f"{task}/train/{row}" for row in rows]
+
+
+def test_a_process_counts_by_its_labels_and_has_all_rows_of_a_retrieval(tmp_path: Path) -> None:
+    mixed = load("mixed_suite").mixed_suite(tmp_path)
+    processor = mixed.build_processor()
+    data = {
+        task: {"train": splits["train"].select(range(6))} for task, splits in encode_suite(mixed, processor).items()
+    }
+    sampler = make_sampler("staggered", dict.fromkeys(data, 6), dict.fromkeys(data, 6))
+    steps = [
+        next(TrainingBatches(data, processor, sampler, seed=0, rank=rank, world_size=2).epoch(0)) for rank in (0, 1)
+    ]
+    for task in ("walk", "phase", "kind"):
+        counts = [int(labelled(step.batch["labels"][task]).sum()) for step in steps]
+        assert [step.shares[task] for step in steps] == [pytest.approx(2 * count / sum(counts)) for count in counts]
+        assert [step.row_weights[task] for step in steps] == [1, 1]
+    assert steps[0].shares["walk"] != steps[1].shares["walk"]
+    for step in steps:
+        assert sorted(step.rows["find"].tolist()) == list(range(6))
+        assert (step.shares["find"], step.row_weights["find"]) == (1, 0.5)
 
 
 def refusing(*bad: int) -> Callable[[Rows], Rows]:
@@ -181,7 +214,7 @@ def test_a_batch_of_bad_rows_alone_counts_nothing(data: dict, processor: HighMMT
     steps = [
         step
         for step in batches_of(broken, processor, {"tone": 1}, skip_bad_rows=8).epoch(0)
-        if step.shares.get("tone") == 0
+        if step.row_weights.get("tone") == 0
     ]
     assert len(steps) == 8
     assert {row for step in steps for row in step.rows["tone"].tolist()} == {8}

@@ -16,7 +16,7 @@ from accelerate.state import GradientState
 from highmmt.modeling_highmmt import HighMMTModel
 from highmmt.processing import HighMMTProcessor
 from highmmt.suites import Suite
-from highmmt.train import MultitaskTrainer, TrainingSettings, build_config, build_model, metric_names
+from highmmt.train import MultitaskTrainer, TrainingSettings, build_config, build_model, make_sampler, metric_names
 
 BASE = {"num_epochs": 2, "learning_rate": 1e-2, "weight_decay": 1e-2, "batch_size": 4}
 Build = Any
@@ -340,3 +340,27 @@ def test_processes_that_do_not_know_of_each_other_are_refused(build: Build, monk
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="2 processes were launched, .* Set ACCELERATE_USE_CPU=true"):
         build()
+
+
+def test_one_process_where_several_were_asked_for_is_refused(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What `accelerate launch --cpu --num_processes 2` gives the one process that it starts.
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with pytest.raises(ValueError, match="has started one, .* accelerate launch --multi_gpu --num_processes N"):
+        build()
+    monkeypatch.delenv("MASTER_ADDR")
+    build()
+
+
+def test_every_step_is_one_forward_pass_over_all_its_tasks(build: Build, data: dict) -> None:
+    trainer, given = build(num_epochs=1), []
+    rows = {task: len(data[task]["train"]) for task in data}
+
+    def note(model: HighMMTModel, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if model.training:
+            given.append(set(named["inputs"]))
+
+    trainer.model.register_forward_pre_hook(note, with_kwargs=True)
+    trainer.train()
+    sampler = make_sampler("staggered", rows, dict.fromkeys(rows, 4), seed=0)
+    assert given == [set(tasks) for tasks in sampler.epoch(0)]
