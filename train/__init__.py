@@ -2,7 +2,7 @@
 
 from .checkpoints import CheckpointFolder
 from .interruption import TrainingInterrupted
-from .loading import StepBatch, TrainingBatches
+from .loading import StepBatch, TrainingBatches, WorkerDiedError
 from .metrics import METRICS, Metric, MetricModule, gather_rows, get_metric, load_metric
 from .progress import progress_bar
 from .recipes import (
@@ -23,7 +23,7 @@ from .recipes import (
 from .records import EpochRecord, SkippedStep, TrainingResult
 from .sampling import SAMPLERS, RandomTaskSampler, StaggeredSchedule, TaskSampler, make_sampler
 from .settings import TrainingSettings
-from .tracking import TRACKERS, EpochLog, Trackers, own_bests, result_table
+from .tracking import TRACKERS, EpochLog, Report, Trackers, own_bests, result_table
 from .trainer import MultitaskTrainer
 from .weighting import WEIGHTINGS, FixedWeights, UncertaintyWeights, make_weighting
 
@@ -40,6 +40,7 @@ __all__ = [
     "MetricModule",
     "MultitaskTrainer",
     "RandomTaskSampler",
+    "Report",
     "Resumable",
     "SkippedStep",
     "StaggeredSchedule",
@@ -51,6 +52,7 @@ __all__ = [
     "TrainingResult",
     "TrainingSettings",
     "UncertaintyWeights",
+    "WorkerDiedError",
     "build_config",
     "build_model",
     "encode_suite",
