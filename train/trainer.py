@@ -284,7 +284,7 @@ class MultitaskTrainer:
             norm = self.accelerator.clip_grad_norm_(run.parameters, self.settings.max_grad_norm)
         else:
             norm = gradient_norm(run.parameters)
-        # In half precision the scaler looks after gradients that are too large, and lowers its scale.
+        # In half precision the scaler looks after gradients that are too large, within the optimizer's step.
         if self.accelerator.scaler is None and not math.isfinite(norm):
             self._skip(run, gathered)
             return
@@ -294,7 +294,11 @@ class MultitaskTrainer:
         if self.accelerator.num_processes > 1:
             run.weighting.average_gradients()
         run.optimizer.step()
-        if not run.optimizer.step_was_skipped and self.settings.lr_scheduler != PLATEAU:
+        if run.optimizer.step_was_skipped:
+            # Its scale is lower now, and stays so.
+            self._skip(run, gathered)
+            return
+        if self.settings.lr_scheduler != PLATEAU:
             run.lr_scheduler.step()
         run.optimizer.zero_grad()
         run.skipped_in_a_row = 0
