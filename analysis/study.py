@@ -32,10 +32,12 @@ from ..processing import HighMMTProcessor
 from ..suites import Suite, load_suite
 from ..train import (
     METRICS,
+    Report,
     Resumable,
     TrainingSettings,
     encode_suite,
     finetune,
+    own_bests,
     pretrain,
     progress_bar,
     save_model_folder,
@@ -44,6 +46,7 @@ from ..train import (
 from ..train.loading import EncodedTasks
 from ..train.processes import process_state
 from ..train.settings import differences
+from ..train.tracking import require_trackers
 from .figures import write_figures
 from .grouping import KINDS, GroupSizes, choose_groups, save_stability
 from .model_card import model_card
@@ -177,14 +180,16 @@ class Study:
         suite: what to study.
         folder: where everything is kept.
         settings: how.
+        report_to: trackers of the trainings, by their names.
 
     Raises:
-        ValueError: more groups than the suite can have, or a folder that is not empty and holds no run, a run of
-            another suite or of other settings.
+        ValueError: more groups than the suite can have, a tracker that is unknown or not installed, or a folder that
+            is not empty and holds no run, a run of another suite or of other settings.
     """
 
-    def __init__(self, suite: Suite, folder: Path, settings: StudySettings) -> None:
+    def __init__(self, suite: Suite, folder: Path, settings: StudySettings, report_to: Iterable[str] = ()) -> None:
         self.suite, self.folder, self.settings = suite, folder, settings
+        self.report_to = require_trackers(report_to)
         settings.check_group_counts(suite)
         self._claim_folder()
         self._processor: HighMMTProcessor | None = None
@@ -386,8 +391,10 @@ class Study:
             (self.folder / CHECKPOINTS).rmdir()
 
     def _resumable(self, method: str, number: int) -> Resumable:
-        """Where a training leaves its checkpoints, until its record is written."""
-        return Resumable(self.folder / CHECKPOINTS / f"{method}-seed{number}")
+        """Where a training leaves its checkpoints, until its record is written, and tells of itself."""
+        name = f"{method}-seed{number}"
+        report = Report(self.folder, name, self.suite.name, self.report_to, every_epoch=False)
+        return Resumable(self.folder / CHECKPOINTS / name, report=report)
 
     def _save_model(self, folder: Path, model: HighMMTModel, test: dict[str, float], stage: str, seed: int) -> None:
         report = f"{'../' * len(folder.relative_to(self.folder).parts)}report.html"
@@ -408,10 +415,13 @@ class Study:
             results = [result for result in found if result is not None]
             if len(results) == len(found):
                 methods[method] = _summary(label, results, list(suite.tasks))
-        history = {}
+        history, bests = {}, {}
+        directions = {name: METRICS[task.metric] for name, task in suite.tasks.items()}
         for stage, method in (("pretrained", "pretrained"), ("finetuned", "highmmt")):
             if self._record(method, 0).exists():
                 history[stage] = read_record(self._record(method, 0), _RECORD)["course"]["history"]
+                found_bests = own_bests(history[stage], directions).items()
+                bests[stage] = {task: {"epoch": epoch, "value": value} for task, (epoch, value) in found_bests}
         metrics = {
             "suite": suite.name,
             "suite_fingerprint": suite.fingerprint,
@@ -423,6 +433,7 @@ class Study:
             "num_rows": {name: {split: len(rows) for split, rows in suite.load(name).items()} for name in suite.tasks},
             "methods": methods,
             "history": history,
+            "own_bests": bests,
             "timings": self._timings(),
             "versions": versions(),
         }
@@ -576,6 +587,7 @@ def run_study(
     quick: bool = False,
     num_seeds: int = 1,
     on_stage: Callable[[str], Any] = lambda name: None,
+    report_to: Iterable[str] = (),
 ) -> dict[str, Any]:
     """The whole workflow on a suite: heterogeneity, groups, pretraining, fine-tuning, comparison, report.
 
@@ -585,14 +597,17 @@ def run_study(
         quick: every stage with few steps, within a minute.
         num_seeds: repetitions of all training.
         on_stage: called with the name of each stage as it starts.
+        report_to: trackers of the trainings, by their names.
 
     Returns:
         The content of `metrics.json`.
 
     Raises:
-        ValueError: settings that no run can have, or a folder that holds something else.
+        ValueError: settings that no run can have, a tracker that is unknown or not installed, or a folder that holds
+            something else.
     """
     loaded = suite if isinstance(suite, Suite) else load_suite(suite)
-    study = Study(loaded, Path(output_dir), StudySettings.for_suite(loaded, quick=quick, num_seeds=num_seeds))
+    settings = StudySettings.for_suite(loaded, quick=quick, num_seeds=num_seeds)
+    study = Study(loaded, Path(output_dir), settings, report_to)
     study.run(on_stage)
     return dict(read_json(Path(output_dir) / "metrics.json"))

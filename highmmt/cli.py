@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -27,6 +22,7 @@ from .console import (
     ModelArgument,
     OutputDir,
     Quick,
+    ReportTo,
     RunArgument,
     SuiteArgument,
     Tasks,
@@ -38,8 +34,10 @@ from .console import (
     say,
     table_of,
     tell,
+    worker_errors,
     writes_to,
 )
+from .interrupts import InterruptibleGroup, StoppedError, terminated_like_ctrl_c
 from .suite_commands import suite_app
 from .train_command import train
 
@@ -47,10 +45,10 @@ ABOUT = "One small model for many modalities and tasks: measure heterogeneity, g
 EPILOG = "Start with: highmmt run starter --quick --output-dir runs/quick. More on a command: highmmt COMMAND --help"
 # Typer raises errors of click, or of a copy of click that it carries; either way this is their common parent.
 UsageError: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
-INTERRUPTED, TERMINATED = 130, 143
 
 app = typer.Typer(
     name="highmmt",
+    cls=InterruptibleGroup,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -126,12 +124,14 @@ def run(
     seeds: Annotated[
         int, typer.Option(min=1, help="Repetitions of all training; the table then gives mean and deviation.")
     ] = 1,
+    report_to: ReportTo = None,
 ) -> None:
     """The whole workflow on a suite, with a report at the end.
 
     Measures heterogeneity, groups parameters, pretrains one shared model, clones it into the groups, fine-tunes, and
-    compares the result on test data with sharing everything, nothing, and random groups. An interrupted run goes on
-    where it was when the same command is given again.
+    compares the result on test data with sharing everything, nothing, and random groups. Every epoch of these
+    trainings is a line of OUTPUT_DIR/log.jsonl. An interrupted run goes on where it was when the same command is given
+    again.
 
     Example: highmmt run starter --output-dir runs/starter --seeds 3
     """
@@ -146,7 +146,12 @@ def run(
             "report": "4/4 Report",
         }
         metrics = run_study(
-            loaded, output_dir, quick=quick, num_seeds=seeds, on_stage=lambda name: say(f"[bold]{stages[name]}[/]")
+            loaded,
+            output_dir,
+            quick=quick,
+            num_seeds=seeds,
+            on_stage=lambda name: say(f"[bold]{stages[name]}[/]"),
+            report_to=report_to or (),
         )
     _print_comparison(metrics, METHODS)
     tell(f"\nReport: {output_dir / 'report.html'}\nModel:  {output_dir / 'finetuned'}")
@@ -489,24 +494,27 @@ def push(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: success is 0; user errors are one line on stderr and 2, never a traceback; Ctrl-C is 130.
+    """Entry point: success is 0; user errors are one line on stderr and 2, never a traceback.
+
+    Ctrl-C is 130, SIGTERM 143.
 
     Args:
         arguments: in place of those of the process.
     """
     words = sys.argv[1:] if arguments is None else arguments
-    with _terminated_like_ctrl_c():
+    with terminated_like_ctrl_c():
         code = _run(words)
     sys.exit(code)
 
 
 def _run(words: list[str]) -> int:
-    stopped = "Stopped."
     try:
         result = app(words or ["--help"], prog_name="highmmt", standalone_mode=False)
         code = result if isinstance(result, int) else 0
-    except (KeyboardInterrupt, typer.Abort) as error:
-        code, stopped = getattr(error, "exit_code", INTERRUPTED), str(error) or stopped
+    except (StoppedError, KeyboardInterrupt, typer.Abort) as error:
+        stopped = error if isinstance(error, StoppedError) else StoppedError(error)
+        code = stopped.exit_code
+        say(escape(f"{stopped} {_how_to_go_on(words, stopped.has_checkpoint)}".strip()))
     except (BrokenPipeError, SystemExit):
         # The reader of a pipe has seen enough; Rich and Typer turn that into `SystemExit`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -520,38 +528,21 @@ def _run(words: list[str]) -> int:
         code = _failed(_os_message(error))
     except (ValueError, FloatingPointError) as error:
         code = _failed(str(error))
+    except worker_errors() as error:
+        code = _failed(str(error))
     except library_errors() as error:
         code = _failed(str(error.__cause__ or error))
-    if code in (INTERRUPTED, TERMINATED):
-        how = {
-            "run": " The same command goes on from what is finished.",
-            "heterogeneity": " The same command goes on from what is finished.",
-            "train": " The same command with --resume goes on from there.",
-        }
-        say(escape(stopped) + how.get(words[0], ""))
     return code
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM outside a training, which handles it itself: what is half-written is removed, as by Ctrl-C."""
-
-    exit_code = TERMINATED
-
-
-@contextmanager
-def _terminated_like_ctrl_c() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    former = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, former)
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise _Terminated
+def _how_to_go_on(words: list[str], from_checkpoint: bool) -> str:
+    command = words[0] if words else ""
+    if command in ("run", "heterogeneity"):
+        return "The same command goes on from what is finished."
+    if command != "train":
+        return ""
+    same = "The same command" if "--resume" in words else "The same command with --resume"
+    return f"{same} goes on from there." if from_checkpoint else f"{same} goes on from its last checkpoint, if any."
 
 
 def _failed(message: str) -> int:

@@ -44,6 +44,16 @@ DataDir = Annotated[
         show_default=False,
     ),
 ]
+ReportTo = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--report-to",
+        help="Trackers that are told of every epoch: tensorboard (in OUTPUT_DIR/tensorboard), wandb, mlflow; several "
+        "with commas, or the option repeated.",
+        rich_help_panel=RESULT,
+        show_default=False,
+    ),
+]
 Quick = Annotated[
     bool, typer.Option("--quick", help="Few steps and pairs, to see every stage within a minute; scores mean little.")
 ]
@@ -61,22 +71,27 @@ def tell(text: str) -> None:
 
 
 @contextmanager
-def writes_to(folder: Path) -> Iterator[None]:
-    """Turn a full disk, which libraries report in several ways and without a place, into one error that names it."""
+def writes_to(folder: Path, again: str = "repeat the command") -> Iterator[None]:
+    """Turn a full disk, which libraries report in several ways and without a place, into one error that names it.
+
+    Args:
+        folder: where the command writes.
+        again: what to do once there is room.
+    """
     try:
         yield
     except _errors_of_writing() as error:
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         if not full and "No space left" not in str(error):
             raise
-        raise OSError(errno.ENOSPC, _full_disk(folder)) from error
+        raise OSError(errno.ENOSPC, _full_disk(folder, again)) from error
 
 
 def _errors_of_writing() -> tuple[type[Exception], ...]:
     return OSError, ValueError, *library_errors()
 
 
-def _full_disk(folder: Path) -> str:
+def _full_disk(folder: Path, again: str) -> str:
     from datasets.config import HF_DATASETS_CACHE
 
     def free(place: Path) -> int:
@@ -88,7 +103,7 @@ def _full_disk(folder: Path) -> str:
     where = str(folder) if place == folder.absolute() else f"{place}, the cache of `datasets` (HF_DATASETS_CACHE)"
     return (
         f"No space left on the disk of {where}: {free(place) / 2**20:.1f} MB. Nothing is half-written; make room and "
-        "repeat the command."
+        f"{again}."
     )
 
 
@@ -130,6 +145,13 @@ def table_of(title: str | None, *texts: str, **columns: Any) -> Table:
     for column, justify in columns.items():
         table.add_column(column, justify=justify)
     return table
+
+
+def worker_errors() -> tuple[type[Exception], ...]:
+    """Errors of processes that the user did not start."""
+    from .train.loading import WorkerDiedError
+
+    return (WorkerDiedError,)
 
 
 def library_errors() -> tuple[type[Exception], ...]:

@@ -14,6 +14,7 @@ from .console import (
     TRAINING,
     DataDir,
     Quick,
+    ReportTo,
     SuiteArgument,
     Tasks,
     given,
@@ -205,12 +206,14 @@ def train(
             min=1, help="Steps in a row with NaN or infinity that end the run. Default: 10.", rich_help_panel=SAFETY
         ),
     ] = None,
+    report_to: ReportTo = None,
     quick: Quick = False,
 ) -> None:
     """One training recipe on a suite, without the comparison.
 
     The model goes to OUTPUT_DIR/pretrained, finetuned, retrieval, or RECIPE/TASK, with a metrics.json beside it, and
-    replaces an older one there. Prints its scores on test data. Ctrl-C and SIGTERM end a run after its step, with a
+    replaces an older one there. Every epoch is a line of OUTPUT_DIR/log.jsonl. Prints how the training went, and the
+    scores on test data. Ctrl-C and SIGTERM end a run after its step, with a
     checkpoint; the same command with --resume goes on from there, or from the newest checkpoint after a crash, and
     ends as if nothing had happened, to the last bit.
 
@@ -221,6 +224,8 @@ def train(
     On several GPUs or machines: accelerate launch -m highmmt.train starter --output-dir runs/mine
     """
     values = given({name: value for name, value in locals().items() if name not in ("suite", "config")})
+    if not report_to:
+        values.pop("report_to", None)
     if not quick:
         del values["quick"]  # not set, which the file may say otherwise
     if config is not None:
@@ -229,7 +234,7 @@ def train(
     if folder is None:
         raise typer.BadParameter("name the folder of the run with --output-dir.")
     folder = Path(folder)
-    with writes_to(folder):
+    with writes_to(folder, "repeat the command with --resume, which also begins where there is no checkpoint yet"):
         loaded = load_named_suite(suite, values.pop("tasks", None), values.pop("data_dir", None))
         from .train.processes import process_state
         from .training import RecipeOptions, train_recipe
@@ -237,11 +242,13 @@ def train(
         options: dict[str, Any] = {name: values.pop(name) for name in list(values) if name in _OWN}
         options["recipe"] = Recipe(options.get("recipe", "pretrain")).value
         changes = {_SHORT.get(name, name): value for name, value in values.items()}
-        scores = train_recipe(loaded, folder, RecipeOptions(**options, changes=changes))
+        outcome = train_recipe(loaded, folder, RecipeOptions(**options, changes=changes))
         if not process_state().is_main_process:
             return
+    for course in outcome.tables:
+        out.print(course)
     table = table_of(f"{options['recipe']} on {loaded.name}, test data", "task", "metric", value="right")
-    for task, (metric, value) in scores.items():
+    for task, (metric, value) in outcome.scores.items():
         table.add_row(task, metric, f"{value:.3f}")
     out.print(table)
 

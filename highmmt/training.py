@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+from rich.table import Table
 
 from .analysis import StudySettings, load_model_folder, model_card, open_run_folder, versions
 from .configuration import ParameterGroups
@@ -19,13 +21,18 @@ from .modeling_highmmt import HighMMTModel
 from .processing import HighMMTProcessor
 from .suites import Suite
 from .train import (
+    METRICS,
+    Metric,
+    Report,
     Resumable,
     TrainingResult,
     TrainingSettings,
     encode_suite,
     few_shot,
     finetune,
+    own_bests,
     pretrain,
+    result_table,
     save_model_folder,
     single_task,
     transfer,
@@ -34,6 +41,7 @@ from .train import (
 from .train.loading import EncodedTasks
 from .train.processes import on_main_process
 from .train.settings import FREE, differences
+from .train.tracking import LOG_FILE, forget_runs, require_trackers
 
 RECIPES = ("pretrain", "finetune", "transfer", "few_shot", "single_task", "retrieval")
 CHECKPOINTS = "checkpoints"
@@ -55,9 +63,11 @@ class RecipeOptions:
         changes: training settings that replace the suite's.
         resume: go on from the newest checkpoint, if there is one.
         allow_inexact: go on also from a checkpoint that has lost a file, or with other processes.
+        report_to: trackers, by their names.
 
     Raises:
-        ValueError: an unknown recipe, or a target that is missing or not for this recipe.
+        ValueError: an unknown recipe, a target that is missing or not for this recipe, or a tracker that is unknown or
+            not installed.
     """
 
     recipe: str = "pretrain"
@@ -69,8 +79,10 @@ class RecipeOptions:
     changes: Mapping[str, Any] = field(default_factory=dict)
     resume: bool = False
     allow_inexact: bool = False
+    report_to: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        self.report_to = require_trackers(self.report_to)
         for name in ("share", "target_weight"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -84,6 +96,19 @@ class RecipeOptions:
 
 
 Trained = tuple[HighMMTModel, list[TrainingResult], dict[str, float]]
+
+
+@dataclass
+class Outcome:
+    """What a recipe has made, to be shown.
+
+    Attributes:
+        scores: task to the name of its metric and its value on test data.
+        tables: the course of each training: losses, and metrics on validation data.
+    """
+
+    scores: dict[str, tuple[str, float]] = field(default_factory=dict)
+    tables: list[Table] = field(default_factory=list)
 
 
 @dataclass
@@ -105,12 +130,13 @@ class _Job:
     train: Callable[[HighMMTProcessor, EncodedTasks, Resumable], Trained]
 
 
-def train_recipe(suite: Suite, folder: Path, options: RecipeOptions) -> dict[str, tuple[str, float]]:
+def train_recipe(suite: Suite, folder: Path, options: RecipeOptions) -> Outcome:
     """Train one recipe and save its model folders.
 
     Models go to `pretrained`, `finetuned`, `retrieval`, or `<recipe>/<task>` in the run folder, each with a
-    `metrics.json` about its training; checkpoints to `checkpoints/<the same>`. A model that is there already and was
-    made by the same run is not made again where `options.resume` is set.
+    `metrics.json` about its training; checkpoints to `checkpoints/<the same>`; a line for each epoch, which names the
+    model, to `log.jsonl`. A model that is there already and was made by the same run is not made again where
+    `options.resume` is set.
 
     Args:
         suite: what to train on.
@@ -118,7 +144,7 @@ def train_recipe(suite: Suite, folder: Path, options: RecipeOptions) -> dict[str
         options: what to do with it.
 
     Returns:
-        Task to the name of its metric and its value on test data.
+        Test scores and tables.
 
     Raises:
         FileNotFoundError: fine-tuning without a pretrained model or without parameter groups.
@@ -140,16 +166,33 @@ def train_recipe(suite: Suite, folder: Path, options: RecipeOptions) -> dict[str
         )
     to_do = [job.name for job in jobs if on_main_process(partial(_claim, suite, folder, job, options))]
     prepared: tuple[HighMMTProcessor, EncodedTasks] | None = None
-    scores: dict[str, tuple[str, float]] = {}
+    outcome = Outcome()
     for job in jobs:
         if job.name in to_do:
             if prepared is None:
                 processor = _processor(suite, folder, options)
                 prepared = processor, encode_suite(suite, processor)
             _make(suite, folder, job, options, *prepared)
-        test = read_json(folder / job.name / METRICS_FILE)["test"]
-        scores.update({task: (suite.task(task).metric, value) for task, value in test.items()})
-    return scores
+        found = read_json(folder / job.name / METRICS_FILE)
+        outcome.scores.update({task: (suite.task(task).metric, value) for task, value in found["test"].items()})
+        outcome.tables += _tables(job.name, found["course"], _metrics(suite))
+    return outcome
+
+
+def _metrics(suite: Suite) -> dict[str, Metric]:
+    return {name: METRICS[task.metric] for name, task in suite.tasks.items()}
+
+
+def _tables(name: str, course: list[dict[str, Any]], metrics: Mapping[str, Metric]) -> list[Table]:
+    """A table of each phase of a training, but for those whose tasks were trained on."""
+    tables = []
+    for number, phase in enumerate(course):
+        tasks = set(phase["own_bests"])
+        if any(tasks <= set(later["own_bests"]) for later in course[number + 1 :]):
+            continue
+        title = f"{name}, validation data" if len(course) == 1 else f"{name}, phase {number + 1}, validation data"
+        tables.append(result_table(phase["history"], phase["best_epoch"], metrics, title))
+    return tables
 
 
 def _jobs(suite: Suite, folder: Path, options: RecipeOptions, phases: list[TrainingSettings]) -> list[_Job]:
@@ -221,6 +264,7 @@ def _claim(suite: Suite, folder: Path, job: _Job, options: RecipeOptions) -> boo
                 "delete the folder to begin anew."
             )
         shutil.rmtree(note.parent, ignore_errors=True)
+        forget_runs(folder / LOG_FILE, job.name)
     else:
         former = started if started is not None else finished
         if former is not None and (changed := differences(former, present)):
@@ -245,12 +289,20 @@ def _make(
     suite: Suite, folder: Path, job: _Job, options: RecipeOptions, processor: HighMMTProcessor, data: EncodedTasks
 ) -> None:
     """Train a model and save its folder."""
-    resumable = Resumable(folder / CHECKPOINTS / job.name, options.allow_inexact)
+    report = Report(folder, job.name, suite.name, options.report_to)
+    resumable = Resumable(folder / CHECKPOINTS / job.name, options.allow_inexact, report)
     model, results, test = job.train(processor, data, resumable)
-    metrics = {"run": _identity(suite, job), "course": [result.to_dict() for result in results], "test": test}
+    course = [{**result.to_dict(), "own_bests": _own_bests(result, suite)} for result in results]
+    metrics = {"run": _identity(suite, job), "course": course, "test": test}
     card = model_card(suite, model, processor, test, job.stage, seed=job.phases[0].seed)
     text = json.dumps({**metrics, "versions": versions()}, indent=2, allow_nan=False) + "\n"
     save_model_folder(folder / job.name, model, processor, card, {METRICS_FILE: text})
+
+
+def _own_bests(result: TrainingResult, suite: Suite) -> dict[str, dict[str, Any]]:
+    """Task to the epoch and the value of its own best."""
+    bests = own_bests(result.to_dict()["history"], _metrics(suite))
+    return {task: {"epoch": epoch, "value": value} for task, (epoch, value) in bests.items()}
 
 
 def _processor(suite: Suite, folder: Path, options: RecipeOptions) -> HighMMTProcessor:

@@ -93,3 +93,9 @@ def reference_dir() -> Path:
     if not Path(folder).is_dir():
         pytest.fail(f"HIGHMMT_REFERENCE_DIR={folder!r} is not a folder")
     return Path(folder)
+
+
+@pytest.fixture
+def autocast_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Autocast is followed also on a processor where that is slow."""
+    monkeypatch.setattr("highmmt.modeling_highmmt.inputs._SLOW_ON_CPU", frozenset())

@@ -3,7 +3,7 @@
 from .batch_norm import SynchronisedBatchNorms
 from .checkpoints import CheckpointFolder
 from .interruption import TrainingInterrupted
-from .loading import StepBatch, TrainingBatches
+from .loading import StepBatch, TrainingBatches, WorkerDiedError
 from .metrics import METRICS, Metric, MetricModule, gather_rows, get_metric, load_metric
 from .progress import progress_bar
 from .recipes import (
@@ -24,7 +24,7 @@ from .recipes import (
 from .records import EpochRecord, SkippedStep, TrainingResult
 from .sampling import SAMPLERS, RandomTaskSampler, StaggeredSchedule, TaskSampler, make_sampler
 from .settings import TrainingSettings
-from .tracking import TRACKERS, EpochLog, Trackers, own_bests, result_table
+from .tracking import TRACKERS, EpochLog, Report, Trackers, own_bests, result_table
 from .trainer import MultitaskTrainer
 from .weighting import WEIGHTINGS, FixedWeights, UncertaintyWeights, make_weighting
 
@@ -41,6 +41,7 @@ __all__ = [
     "MetricModule",
     "MultitaskTrainer",
     "RandomTaskSampler",
+    "Report",
     "Resumable",
     "SkippedStep",
     "StaggeredSchedule",
@@ -53,6 +54,7 @@ __all__ = [
     "TrainingResult",
     "TrainingSettings",
     "UncertaintyWeights",
+    "WorkerDiedError",
     "build_config",
     "build_model",
     "encode_suite",

@@ -131,7 +131,7 @@ class TrainingBatches:
 
         Raises:
             ValueError: a row cannot be read, beyond those that may be skipped; the message names task, row and file.
-            RuntimeError: a worker process died; the message names the task and rows it was at.
+            WorkerDiedError: a worker process died; the message names the task and rows it was at.
         """
         wanted = ((epoch, step, rows) for step, rows in enumerate(self.sampler.epoch(epoch, start), start))
         for made in self._made(wanted):
@@ -195,7 +195,7 @@ class TrainingBatches:
                 words = self._maker.last_words()
                 if not words:
                     raise
-                raise RuntimeError(
+                raise WorkerDiedError(
                     f"A worker process that reads rows died. {words} Look for rows that take too much memory or crash "
                     "their decoder, or set num_workers=0 to have the main process read them."
                 ) from error
@@ -381,6 +381,10 @@ class _StepMaker(TorchDataset[Any]):
         listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         files = [file["filename"] for file in self.train[task].cache_files]
         return f"Task {task!r}, row {listed} ({', '.join(files[:3]) or 'rows in memory'})"
+
+
+class WorkerDiedError(RuntimeError):
+    """A process that reads rows was killed or crashed; the text says at which rows."""
 
 
 class _UnreadableError(Exception):

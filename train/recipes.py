@@ -23,6 +23,7 @@ from .loading import EncodedTasks
 from .processes import process_state
 from .records import TrainingResult
 from .settings import TrainingSettings
+from .tracking import Report
 from .trainer import MultitaskTrainer
 
 SPLITS = ("train", "validation", "test")
@@ -78,15 +79,17 @@ class Resumable:
 
     Args:
         folder: of the recipe's checkpoints; every phase of it has a folder of its own there.
-        allow_inexact: as `MultitaskTrainer.train` takes it.
+        allow_inexact, report: as `MultitaskTrainer.train` takes them.
     """
 
     folder: Path
     allow_inexact: bool = False
+    report: Report | None = None
 
     def phase(self, name: str) -> Resumable:
         """The same for a part of the recipe."""
-        return Resumable(self.folder / name, self.allow_inexact)
+        report = self.report.phase(name) if self.report is not None else None
+        return Resumable(self.folder / name, self.allow_inexact, report)
 
 
 def train_model(
@@ -128,7 +131,7 @@ def train_model(
         result = trainer.train()
     else:
         checkpoints = CheckpointFolder(resumable.folder, settings.keep)
-        result = trainer.train(checkpoints, allow_inexact=resumable.allow_inexact)
+        result = trainer.train(checkpoints, allow_inexact=resumable.allow_inexact, report=resumable.report)
     test = trainer.evaluate("test")
     return result, {task: test[task][suite.task(task).metric] for task in chosen}
 

@@ -34,6 +34,7 @@ class EpochRecord:
         weighted_loss: the same as it went into the sum that is minimised.
         validation: task to `{"loss": mean loss, metric name: value}`.
         score: weighted sum of the metrics, errors counted negative.
+        learning_rate: at the end of the epoch.
         skipped: steps that were left out because they were not finite.
     """
 
@@ -43,6 +44,7 @@ class EpochRecord:
     weighted_loss: dict[str, float]
     validation: dict[str, dict[str, float]]
     score: float
+    learning_rate: float
     skipped: list[SkippedStep] = field(default_factory=list)
 
 

@@ -153,12 +153,19 @@ class TrainingSettings:
 
 def differences(former: Any, present: Any, prefix: str = "") -> list[str]:
     """What differs between two settings as plain data, one `"name: x there, y now"` each."""
+    if _are_mappings(former) and _are_mappings(present) and len(former) == len(present):
+        pairs = enumerate(zip(former, present, strict=True))
+        return [change for number, pair in pairs for change in differences(*pair, f"{prefix}[{number}]")]
     if not (isinstance(former, dict) and isinstance(present, dict)):
         return [f"{prefix}: {former!r} there, {present!r} now"] if former != present else []
     changed = []
     for key in dict.fromkeys([*former, *present]):
         changed += differences(former.get(key), present.get(key), f"{prefix}.{key}" if prefix else key)
     return changed
+
+
+def _are_mappings(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, dict) for value in values)
 
 
 def settings_that_differ(former: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]:

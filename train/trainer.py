@@ -29,6 +29,7 @@ from .records import EpochRecord, SkippedStep, TrainingResult
 from .run import Run
 from .sampling import make_sampler
 from .settings import TrainingSettings
+from .tracking import Report, Telling
 from .weighting import make_weighting
 
 logger = logging.getLogger(__name__)
@@ -108,7 +109,13 @@ class MultitaskTrainer:
         model.to(self.accelerator.device)
         self.evaluator = Evaluator(model, processor, self.data, self.metrics, settings, self.accelerator)
 
-    def train(self, checkpoints: CheckpointFolder | None = None, *, allow_inexact: bool = False) -> TrainingResult:
+    def train(
+        self,
+        checkpoints: CheckpointFolder | None = None,
+        *,
+        allow_inexact: bool = False,
+        report: Report | None = None,
+    ) -> TrainingResult:
         """Train all epochs, then load the best epoch's weights back into the model.
 
         With a folder for checkpoints, a run that is in it goes on from there and ends as if it had never stopped, to
@@ -119,6 +126,7 @@ class MultitaskTrainer:
             checkpoints: of this run; empty or absent for a new one. None writes nothing.
             allow_inexact: go on also from a checkpoint that has lost a file, or with other processes; a warning names
                 what is lost.
+            report: where to tell of it while it goes on; None for nowhere.
 
         Raises:
             FloatingPointError: too many steps in a row were not finite, or all of a task in an epoch, or a prediction
@@ -133,8 +141,9 @@ class MultitaskTrainer:
         shown = progress_bar(
             self.description, steps * self.settings.num_epochs, enabled=self.accelerator.is_main_process
         )
-        stop_requests = StopRequests(checkpoints is not None)
-        with plain_forward_afterwards(self.model), run.norms, shown as advance, stop_requests as stops:
+        told = Telling(report, self.accelerator, self.metrics, self.settings, self.description, run.result.history)
+        stopped = StopRequests(checkpoints is not None)
+        with plain_forward_afterwards(self.model), run.norms, shown as advance, told, stopped as stops:
             advance(run.epoch * steps + run.step)
             while not run.done:
                 for gathered in self._gathered_steps(run, stops, advance):
@@ -142,6 +151,8 @@ class MultitaskTrainer:
                     due = self.settings.save_steps is not None and run.step % self.settings.save_steps == 0
                     self._pause(run, checkpoints, stops, due=due and run.step < steps)
                 self._finish_epoch(run)
+                # Before the checkpoint: what is told of an epoch that is repeated is told once in the end.
+                told.epoch(run.result.history[-1], run.done)
                 self._agree(False, stops)
                 self._pause(run, checkpoints, stops, due=True)
         self.model.load_state_dict(run.best)
@@ -274,7 +285,7 @@ class MultitaskTrainer:
             norm = self.accelerator.clip_grad_norm_(run.parameters, self.settings.max_grad_norm)
         else:
             norm = gradient_norm(run.parameters)
-        # In half precision the scaler looks after gradients that are too large, and lowers its scale.
+        # In half precision the scaler looks after gradients that are too large, within the optimizer's step.
         if self.accelerator.scaler is None and not math.isfinite(norm):
             self._skip(run, gathered)
             return
@@ -284,7 +295,11 @@ class MultitaskTrainer:
         if self.accelerator.num_processes > 1:
             run.weighting.average_gradients()
         run.optimizer.step()
-        if not run.optimizer.step_was_skipped and self.settings.lr_scheduler != PLATEAU:
+        if run.optimizer.step_was_skipped:
+            # Its scale is lower now, and stays so.
+            self._skip(run, gathered)
+            return
+        if self.settings.lr_scheduler != PLATEAU:
             run.lr_scheduler.step()
         run.optimizer.zero_grad()
         run.skipped_in_a_row = 0
@@ -348,8 +363,9 @@ class MultitaskTrainer:
         train_loss, weighted_loss = self._mean_losses(run)
         validation = broadcast_object_list([self.evaluate("validation")])[0]
         score, result = self.score(validation), run.result
+        rate = float(run.optimizer.param_groups[0]["lr"])
         result.history.append(
-            EpochRecord(run.epoch, run.step, train_loss, weighted_loss, validation, score, run.skipped)
+            EpochRecord(run.epoch, run.step, train_loss, weighted_loss, validation, score, rate, run.skipped)
         )
         patience = self.settings.patience
         if score > result.best_score:

@@ -46,13 +46,29 @@ def results(folder: Path) -> dict[str, Any]:
         json.loads((folder / "heterogeneity" / f"{kind}.json").read_text()) for kind in ("unimodal", "interaction")
     ]
     weights = [(folder / name / "model.safetensors").read_bytes() for name in ("pretrained", "finetuned")]
-    return {"metrics": metrics, "groups": groups, "matrices": matrices, "weights": weights}
+    log = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return {"metrics": metrics, "groups": groups, "matrices": matrices, "weights": weights, "log": log}
 
 
 def test_a_run_leaves_the_promised_folder_and_nothing_half_written(tiny: ModuleType, finished_run: Path) -> None:
     assert all((finished_run / name).stat().st_size for name in PROMISED)
     assert not tiny.leftovers(finished_run)
     assert load_suite(finished_run / "suite.yaml").name == "tiny"
+
+
+def test_a_run_logs_every_epoch_of_every_training_and_each_tasks_own_best(finished_run: Path) -> None:
+    found = [json.loads(line) for line in (finished_run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    epochs: dict[str, list[int]] = {}
+    for line in found:
+        epochs.setdefault(line["run"], []).append(line["epoch"])
+    assert all(numbers == list(range(len(numbers))) for numbers in epochs.values())
+    alone = [f"share_none-{task}-seed0/phase-{phase}" for task in ("signs", "walk", "tones") for phase in (1, 2)]
+    assert set(epochs) == {f"{name}-seed0" for name in ("pretrained", "share_all", "random", "highmmt")} | set(alone)
+    metrics = json.loads((finished_run / "metrics.json").read_text(encoding="utf-8"))
+    for stage, bests in metrics["own_bests"].items():
+        for task, best in bests.items():
+            values = [entry["validation"][task][metrics["metric"][task]] for entry in metrics["history"][stage]]
+            assert best == {"epoch": values.index(max(values)), "value": max(values)}
 
 
 def test_a_run_prints_every_method_with_scores_and_parameters(

@@ -26,9 +26,3 @@ def naive() -> ModuleType:
 def random_models() -> ModuleType:
     """Small models of any shape, and inputs for them."""
     return _load("random_models")
-
-
-@pytest.fixture
-def autocast_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Autocast is followed also on a processor where that is slow."""
-    monkeypatch.setattr("highmmt.modeling_highmmt.inputs._SLOW_ON_CPU", frozenset())

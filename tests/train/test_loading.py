@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from highmmt.modeling_highmmt import labelled
 from highmmt.processing import HighMMTProcessor
-from highmmt.train import StepBatch, TaskSampler, TrainingBatches, encode_suite, make_sampler
+from highmmt.train import StepBatch, TaskSampler, TrainingBatches, WorkerDiedError, encode_suite, make_sampler
 
 # Python 3.12 and later warn wherever a process with threads starts another.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
@@ -230,7 +230,7 @@ def dying(rows: Rows) -> Rows:
 
 def test_a_worker_that_dies_is_reported_with_the_rows_it_was_at(data: dict, processor: HighMMTProcessor) -> None:
     batches = batches_of(with_transform(data, "arm", dying), processor, num_workers=2)
-    with pytest.raises(RuntimeError) as caught:
+    with pytest.raises(WorkerDiedError) as caught:
         list(batches.epoch(0))
     (rows,) = [step["arm"].tolist() for step in sampler_of(data).epoch(0) if 6 in step.get("arm", [])]
     named = ", ".join(f"arm/train/{row}" for row in rows)

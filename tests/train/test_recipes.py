@@ -14,16 +14,21 @@ from highmmt.configuration import ParameterGroups
 from highmmt.processing import HighMMTProcessor
 from highmmt.suites import Suite
 from highmmt.train import (
+    METRICS,
     MultitaskTrainer,
     TrainingSettings,
     build_config,
     build_model,
+    encode_suite,
+    few_shot,
     finetune,
     metric_names,
     pretrain,
     save_model_folder,
     single_task,
     train_model,
+    transfer,
+    with_retrieval,
 )
 
 SHORT = TrainingSettings(num_epochs=1, learning_rate=1e-2, weight_decay=0.0)
@@ -137,6 +142,86 @@ def test_share_none_goes_through_the_same_phases(suite: Suite, processor: HighMM
     assert test == expected
     with pytest.raises(ValueError, match="Task 'arm': single_task needs at least one phase"):
         single_task("arm", suite, processor, data, [])
+
+
+def test_transfer_trains_the_sources_without_the_target_and_then_the_target_alone(
+    suite: Suite, processor: HighMMTProcessor, data: dict
+) -> None:
+    # What the sources' phase leaves, from a second phase that moves nothing.
+    still = dataclasses.replace(SHORT, learning_rate=0.0)
+    model, results, _ = transfer("arm", suite, processor, data, (SHORT, still))
+    fresh = build_model(build_config(suite, processor), SHORT.seed)
+    by_hand = build_model(build_config(suite, processor), SHORT.seed)
+    expected, _ = train_model(by_hand, suite, processor, data, SHORT, "", tasks=["shapes", "tone"])
+    assert results[0] == expected
+    assert torch.equal(model.unimodal_groups[0].latents, by_hand.unimodal_groups[0].latents)
+    assert torch.equal(model.heads["arm"].classifier.weight, fresh.heads["arm"].classifier.weight)
+    model, results, test = transfer("arm", suite, processor, data, (SHORT, SHORT))
+    assert [set(result.history[0].train_loss) for result in results] == [{"shapes", "tone"}, {"arm"}]
+    assert list(test) == ["arm"]
+    for task in ("shapes", "tone"):
+        assert torch.equal(model.heads[task].classifier.weight, by_hand.heads[task].classifier.weight)
+    assert not torch.equal(model.heads["arm"].classifier.weight, fresh.heads["arm"].classifier.weight)
+    with pytest.raises(ValueError, match="no task 'arms'; did you mean 'arm'"):
+        transfer("arms", suite, processor, data, (SHORT, SHORT))
+    with pytest.raises(ValueError, match="has 'tone' alone"):
+        transfer("tone", suite.select(["tone"]), processor, data, (SHORT, SHORT))
+
+
+def test_a_larger_share_of_few_shot_has_the_rows_of_a_smaller_one(
+    suite: Suite, processor: HighMMTProcessor, data: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict] = []
+
+    def keep(model: object, suite: Suite, processor: object, data: dict, *rest: object) -> tuple:
+        seen.append(data)
+        return None, {task: 0.0 for task in suite.tasks}
+
+    monkeypatch.setattr("highmmt.train.recipes.train_model", keep)
+    for share in (0.05, 0.25, 0.5, 1.0):
+        few_shot("shapes", share, suite, processor, data, SHORT)
+    rows = [set(few["shapes"]["train"]["row"]) for few in seen]
+    assert [len(part) for part in rows] == [2, 6, 12, 24]
+    assert rows[0] < rows[1] < rows[2] < rows[3]
+    assert all(few["arm"] == data["arm"] and few["shapes"]["test"] is data["shapes"]["test"] for few in seen)
+    few_shot("shapes", 0.25, suite, processor, data, dataclasses.replace(SHORT, seed=1))
+    assert set(seen[-1]["shapes"]["train"]["row"]) != rows[1]
+
+
+def test_few_shot_keeps_what_is_best_for_the_target(suite: Suite, processor: HighMMTProcessor, data: dict) -> None:
+    settings = dataclasses.replace(SHORT, num_epochs=3)
+    model, result, test = few_shot("tone", 0.5, suite, processor, data, settings, target_weight=3.0)
+    assert [record.score for record in result.history] == [
+        record.validation["tone"]["macro_f1"] for record in result.history
+    ]
+    assert {name: task.loss_weight for name, task in model.config.tasks.items()} == {
+        "shapes": 1.0,
+        "arm": 0.5,
+        "tone": 3.0,
+    }
+    assert list(test) == ["tone"] and result.gradient_steps["shapes"] == 18
+    for share in (0.0, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="share="):
+            few_shot("tone", share, suite, processor, data, settings)
+    with pytest.raises(ValueError, match="target_weight="):
+        few_shot("tone", 0.5, suite, processor, data, settings, target_weight=0.0)
+
+
+def test_retrieval_stands_next_to_fusion_in_one_model(suite: Suite) -> None:
+    pairs = with_retrieval(suite)
+    assert list(pairs.tasks) == ["shapes", "shapes-retrieval", "arm", "arm-retrieval", "tone"]
+    assert list(pairs.task("arm-retrieval").modalities) == ["series", "table"]
+    assert with_retrieval(pairs) is pairs
+    processor = pairs.build_processor()
+    model, result, test = pretrain(pairs, processor, encode_suite(pairs, processor), SHORT)
+    assert set(test) == set(pairs.tasks)
+    assert 0.0 <= test["shapes-retrieval"] <= 1.0 and METRICS["recall_at_10"].higher_is_better
+    assert result.gradient_steps["shapes-retrieval"] == result.gradient_steps["shapes"] > 0
+    assert {task.problem_type for task in model.config.tasks.values()} >= {"retrieval", "regression"}
+    with pytest.raises(ValueError, match="has no task of two modalities"):
+        with_retrieval(suite.select(["tone"]))
+    with pytest.raises(ValueError, match="has retrievals alone"):
+        with_retrieval(pairs.select(["shapes-retrieval"]))
 
 
 def test_a_saved_folder_predicts_the_same(

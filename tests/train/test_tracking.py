@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from highmmt.train import METRICS, EpochLog, Trackers, own_bests, result_table
-from highmmt.train.tracking import epoch_line, require_trackers, say_in_a_pipe
+from highmmt.train.tracking import epoch_line, forget_runs, require_trackers, say_in_a_pipe
 
 METRICS_OF = {"shapes": METRICS["accuracy"], "arm": METRICS["rmse"]}
 
@@ -67,6 +67,19 @@ def test_after_a_resume_no_line_is_missing_or_there_twice(
     assert [line["epoch"] for line in lines(path)] == list(range(over + 1))
 
 
+def test_runs_share_a_log_and_change_their_own_lines_alone(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    for run in ("a", "b/phase-1", "b/phase-2", "bc"):
+        log = EpochLog(path, run=run)
+        for epoch in range(2):
+            log.append(record(epoch))
+    EpochLog(path, [record(0)], "a").append(record(1))
+    found = [(line["run"], line["epoch"]) for line in lines(path)]
+    assert found == [(run, epoch) for run in ("b/phase-1", "b/phase-2", "bc", "a") for epoch in range(2)]
+    forget_runs(path, "b")
+    assert [line["run"] for line in lines(path)] == ["bc", "bc", "a", "a"]
+
+
 def test_numbers_that_are_not_finite_leave_a_line_that_is_json(tmp_path: Path) -> None:
     log = EpochLog(tmp_path / "log.jsonl")
     log.append({"epoch": 0, "train_loss": {"arm": math.nan}, "values": [math.inf, 1.0]})
@@ -83,7 +96,7 @@ def test_the_table_shows_the_kept_epoch_beside_each_tasks_own_best() -> None:
     console = Console(width=100, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
     console.print(result_table(history, 2, METRICS_OF, "Pretraining"))
     console.file.close()
-    rows = [" ".join(line.replace("│", " ").replace("┃", " ").split()) for line in console.export_text().splitlines()]
+    rows = [" ".join(line.split()) for line in console.export_text().splitlines()]
     assert rows[0] == "Pretraining"
     assert "task metric kept own best in epoch train loss validation loss" in rows
     assert "shapes accuracy 0.625 0.75 2 0.75 1" in rows
@@ -160,9 +173,16 @@ def test_without_trackers_nothing_is_told(tmp_path: Path, accelerator: Accelerat
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
 def test_a_tracker_that_is_not_installed_says_how_to_install_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError) as caught:
+    with pytest.raises(ValueError) as caught:
         require_trackers([name])
     assert str(caught.value) == f'The tracker {name!r} is not installed: pip install "highmmt[{name}]"'
+
+
+def test_trackers_are_named_one_by_one_or_with_commas() -> None:
+    pytest.importorskip("tensorboard")
+    assert require_trackers("tensorboard, tensorboard") == ["tensorboard"]
+    assert require_trackers(["tensorboard,", "tensorboard"]) == ["tensorboard"]
+    assert require_trackers([]) == []
 
 
 def test_an_unknown_tracker_is_refused_by_name() -> None:

@@ -132,6 +132,7 @@ def base_history(suite: Suite, processor: HighMMTProcessor, data: dict) -> Any:
     return MultitaskTrainer(model, processor, data, metric_names(suite), TrainingSettings(**BASE)).train().history
 
 
+@pytest.mark.usefixtures("autocast_as_it_is")
 @pytest.mark.parametrize("name", CHANGES)
 def test_every_setting_changes_the_run(name: str, build: Build, base_history: Any) -> None:
     history = build(**CHANGES[name]).train().history
