@@ -32,6 +32,7 @@ from .serializers import (
 # Power below which a sound counts as silent: full scale is 1, and the noise of 16-bit rounding lies a little above.
 MEL_FLOOR = 1e-10
 SILENCE = math.log10(MEL_FLOOR)
+STREAM_SIZE = 0x7FFFFFFF  # from here on, the size in a WAV file's header is one that was never filled in
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ def read_recording(
     Raises:
         ValueError: not such a thing, a file that cannot be read, no samples, or one that is missing or infinite; the
             message names the row.
-        ImportError: another format than WAV without the extra `audio`.
+        ImportError: a WAV file without scipy.
     """
     if isinstance(value, Mapping) and value.get("array") is not None:
         rate = value.get("sampling_rate", value.get("rate"))
@@ -279,16 +280,29 @@ def _decoded_file(content: BytesIO | Path, source: Source, row: int) -> tuple[np
     """Samples, (samples,) or (samples, channels) float64 between -1 and 1, and the rate of an audio file."""
     data = content.getvalue() if isinstance(content, BytesIO) else content.read_bytes()
     if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
+        _require_whole(data, source, row)
         return _decoded_wav(data, source, row)
     if not data:
         raise source.error("the audio file is empty.", row)
+    return _decoded_by_soundfile(data, source, row, f"that is no WAV (it begins with {data[:4]!r})")
+
+
+def _require_whole(data: bytes, source: Source, row: int) -> None:
+    """Refuse a WAV file that ends before its sound does; sizes from 2 GB on stand for a stream of unknown length."""
+    start = 12
+    while start + 8 <= len(data):
+        size, found = int.from_bytes(data[start + 4 : start + 8], "little"), len(data) - start - 8
+        if data[start : start + 4] == b"data" and found < size < STREAM_SIZE:
+            raise source.error(f"the audio is cut short: {found} of {size} bytes of sound are there.", row)
+        start += 8 + size + size % 2
+
+
+def _decoded_by_soundfile(data: bytes, source: Source, row: int, what: str) -> tuple[np.ndarray, int]:
     try:
         import soundfile
     except ImportError as error:
         raise source.error(
-            f"found a file that is no WAV (it begins with {data[:4]!r}); to read FLAC, OGG and MP3: "
-            'pip install "highmmt[audio]".',
-            row,
+            f'found a file {what}; to read FLAC, OGG, MP3 and compressed WAV: pip install "highmmt[audio]".', row
         ) from error
     try:
         waveform, rate = soundfile.read(BytesIO(data), dtype="float64")
@@ -311,6 +325,8 @@ def _decoded_wav(data: bytes, source: Source, row: int) -> tuple[np.ndarray, int
             warnings.simplefilter("ignore", wavfile.WavFileWarning)  # chunks that hold no sound
             rate, waveform = wavfile.read(BytesIO(data))
     except (ValueError, EOFError, struct.error, ZeroDivisionError, IndexError, UnboundLocalError) as error:
+        if str(error).startswith("Unknown wave file format"):  # mu-law, A-law, ADPCM and the like
+            return _decoded_by_soundfile(data, source, row, "of compressed WAV")
         raise source.error(f"the audio cannot be read: {str(error).rstrip('.')}.", row) from error
     if waveform.dtype.kind == "f":
         return waveform.astype(np.float64), rate

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..configuration.configuration_highmmt import ModalityConfig
-from .kinds import build_serializer, check_columns, kind_of
+from .kinds import build_serializer, check_columns, under_own_name
 from .sequences import TextSerializer
 from .serializers import Serializer
 from .targets import Target
@@ -30,7 +30,7 @@ def read_modalities(modalities: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             raise ValueError(f"{owner}: a name must not hold '/', which parts task and modality in 'task/modality'.")
         if not isinstance(options, dict) or "kind" not in options:
             raise ValueError(f"{owner}: must be a mapping with at least 'kind', got {options!r}.")
-        read[name] = {**options, "kind": kind_of(options["kind"], owner)}
+        read[name] = under_own_name(options, owner)
         build_serializer(read[name]["kind"], kind_options(options), owner)
         positions = {key: options[key] for key in MODEL_OPTIONS if key in options}
         ModalityConfig(num_channels=1, **positions).check(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from .rows import Rows, Source, Values, as_array, entries_of, is_arrow, read_rows, some_rows
+from .rows import Rows, Source, Values, as_array, entries_of, is_arrow, read_rows, shape_text, some_rows
 from .scaling import mean_and_deviation
 from .serializers import (
     Elements,
@@ -76,6 +77,9 @@ class PictureSerializer(NumericSerializer):
     def _stacks(self) -> bool:
         """True where a row may hold several frames."""
 
+    def _check_axes(self, ndim: int, source: Source, rows: Rows) -> None:
+        """Refuse rows that are no pictures, by their number of axes."""
+
     def _group_frames(self, values: np.ndarray, lengths: np.ndarray, fill: float) -> tuple[np.ndarray, np.ndarray]:
         """Frames, (frames, numbers), that go into one patch side by side; see `group_steps`."""
         return values, lengths
@@ -88,6 +92,7 @@ class PictureSerializer(NumericSerializer):
         if not len(rows.values):
             raise source.error("the training split holds no image.")
         ndim = 1 + len(rows.tail)
+        self._check_axes(ndim, source, rows)
         stacked = self._stacks and (ndim == 4 or (ndim == 3 and self.num_colors in (None, 1)))
         sizes = rows.lengths[rows.lengths > 0]
         raw = list(rows.tail) if stacked else [int(sizes[0]), *rows.tail]
@@ -103,6 +108,7 @@ class PictureSerializer(NumericSerializer):
             "stacked": stacked,
             "length": (int(sizes[0]) if (sizes == sizes[0]).all() else None) if stacked else 1,
             "longest": int(sizes.max()) if stacked else 1,
+            "bits": pictures.bits,
         }
         if self.num_colors is not None and statistics["size"][2] != self.num_colors:
             raise source.error(f"found {statistics['size'][2]} colours, expected num_colors={self.num_colors}.")
@@ -122,7 +128,7 @@ class PictureSerializer(NumericSerializer):
         then come the blank flags of the frames.
         """
         raw = statistics["size"][: statistics["ndim"] - statistics["stacked"]]
-        pictures = Pictures.read(self, values, source)
+        pictures = Pictures.read(self, values, source, statistics.get("bits"))
         rows = read_rows(pictures.values, source, raw if statistics["stacked"] else raw[1:])
         frames, lengths = self._frames(rows, statistics)
         frames, lengths = self._cut(frames, lengths)
@@ -261,6 +267,15 @@ class VideoSerializer(PictureSerializer):
         """`max_length` in patches."""
         return None if self.max_length is None else -(-self.max_length // self.patch_frames)
 
+    def _check_axes(self, ndim: int, source: Source, rows: Rows) -> None:
+        if ndim == 2:
+            row = rows.row_of(0)
+            found = shape_text((int(rows.lengths[row]), *rows.tail))
+            raise source.error(
+                f"found shape {found}, expected frames x height x width; features of frames: use kind time_series.",
+                row,
+            )
+
     def _group_frames(self, values: np.ndarray, lengths: np.ndarray, fill: float) -> tuple[np.ndarray, np.ndarray]:
         return group_steps(values, lengths, self.patch_frames, fill)
 
@@ -287,18 +302,25 @@ class Pictures:
         values: what `read_rows` takes: arrays, (height, width[, colours]) or stacks of such, None where absent.
         ndim: axes of a raw row that came as an array; None where all are files or PIL images.
         single: True where every row is one file or PIL image.
+        bits: of a pixel of the files and PIL images, 8, 16 (or more) or, of floats, 32; None where there are none.
     """
 
     values: Any
     ndim: int | None
     single: bool
+    bits: int | None = None
 
     @classmethod
-    def read(cls, options: PictureSerializer, values: Values, source: Source) -> Pictures:
+    def read(cls, options: PictureSerializer, values: Values, source: Source, bits: int | None = None) -> Pictures:
         """Decode, recolour and resize a column as the options say.
 
+        Args:
+            options: the serializer.
+            values, source: the column.
+            bits: of a pixel of the training split's pictures; None where that is not known.
+
         Raises:
-            ValueError: an entry is no picture; the message names the row.
+            ValueError: an entry is no picture, or one of other bits; the message names the row.
         """
         if is_arrow(values):
             from .arrow import objects_of_column
@@ -317,10 +339,18 @@ class Pictures:
                 continue
             if not is_picture(value):
                 single = False
-            pixels, found = _pixels(options, value, source, row)
+            pixels, found, depths = _pixels(options, value, source, row)
             ndim = ndim or found
+            for depth in depths:
+                bits = bits or depth
+                if depth != bits:
+                    raise source.error(
+                        f"found pixels of {depth} bits, expected {bits} as in the others; pictures of another depth "
+                        "are on another scale.",
+                        row,
+                    )
             decoded.append(pixels)
-        return cls(decoded, ndim, single)
+        return cls(decoded, ndim, single, bits)
 
 
 def is_picture(value: Any) -> bool:
@@ -341,7 +371,8 @@ def decode_picture(
 
     Returns:
         (height, width) or (height, width, colours), with `frames` (frames, height, width[, colours]). Palettes and
-        colour spaces other than RGB become RGB; 16-bit and float pictures keep their values.
+        colour spaces other than RGB become RGB, black and white 0 and 255; 16-bit and float pictures keep their
+        values.
 
     Raises:
         ValueError: it cannot be read; the message names the row.
@@ -354,6 +385,8 @@ def decode_picture(
     for image in found:
         if image.mode in ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV"):
             image = image.convert("RGB")
+        elif image.mode == "1":
+            image = image.convert("L")
         arrays.append(np.asarray(image))
     return np.stack(arrays) if frames else arrays[0]
 
@@ -370,7 +403,8 @@ def _open(value: Any, source: Source, row: int, folder: str | None, frames: bool
             pages = ImageSequence.Iterator(image) if frames else [image]
             return [ImageOps.exif_transpose(page).copy() for page in pages]
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise source.error(f"the image cannot be read: {error}.", row) from error
+        reason = re.sub(r" ?<_io\.BytesIO object at \w+>", "", str(error))  # an address says nothing
+        raise source.error(f"the image cannot be read: {reason}.", row) from error
 
 
 def file_content(value: Any, source: Source, row: int, folder: str | None, what: str) -> Any:
@@ -437,16 +471,18 @@ def resized(pixels: np.ndarray, size: tuple[int, int], stacked: bool) -> np.ndar
     return np.asarray(Image.fromarray(plane).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
-def _pixels(options: PictureSerializer, value: Any, source: Source, row: int) -> tuple[Any, int | None]:
-    """A row as an array, and the axes that it came with, None where it was a file or PIL image."""
+def _pixels(options: PictureSerializer, value: Any, source: Source, row: int) -> tuple[Any, int | None, list[int]]:
+    """A row as an array, the axes that it came with, None where it was a file or PIL image, and the bits of these."""
     ndim = None
+    bits: list[int] = []
     if is_picture(value):
         pixels = decode_picture(value, source, row, options.folder, options._stacks)
-        stacked = options._stacks
+        stacked, bits = options._stacks, [_bits(pixels)]
     elif isinstance(value, (list, tuple)) and value and all(is_picture(item) for item in value):
         if not options._stacks:
             raise source.error(f"found a list of {len(value)} pictures, expected one; stacks need num_axes=3.", row)
         parts = [decode_picture(item, source, row, options.folder) for item in value]
+        bits = [_bits(part) for part in parts]
         parts = [_adapted(options, part, False, source, row) for part in parts]
         if len({part.shape for part in parts}) > 1:
             raise source.error("the frames differ in size or colours; give size and num_colors.", row)
@@ -455,7 +491,12 @@ def _pixels(options: PictureSerializer, value: Any, source: Source, row: int) ->
         pixels = as_array(value, source, row)
         ndim = pixels.ndim
         stacked = options._stacks and (ndim == 4 or (ndim == 3 and options.num_colors in (None, 1)))
-    return _adapted(options, pixels, stacked, source, row), ndim
+    return _adapted(options, pixels, stacked, source, row), ndim, bits
+
+
+def _bits(pixels: np.ndarray) -> int:
+    """Of a pixel as Pillow decodes it: 8, 16 for larger whole numbers, 32 for floats."""
+    return 32 if pixels.dtype.kind == "f" else 8 if pixels.dtype.itemsize == 1 else 16
 
 
 def _adapted(options: PictureSerializer, pixels: np.ndarray, stacked: bool, source: Source, row: int) -> np.ndarray:

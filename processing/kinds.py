@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from .audio import AudioSerializer
@@ -37,6 +38,8 @@ ALIASES = {
     "proprioception": "time_series",
     "control": "time_series",
 }
+# What is set under these names, unless the modality says otherwise: a plain vector of a sensor is one step.
+ALIAS_OPTIONS = {name: {"vector": True} for name in ("sensor", "force", "proprioception", "control")}
 
 NOT_OPTIONS = ("tokenizer", "given")  # fields that the processor fills in
 MANY_COLUMNS = ("table", "graph")  # kinds that a task may also read from several raw columns
@@ -56,6 +59,16 @@ def kind_of(name: Any, owner: str) -> str:
     if not isinstance(kind, str) or kind not in SERIALIZERS:
         raise ValueError(f"{owner}: unknown kind {name!r}; kinds are {', '.join([*SERIALIZERS, *ALIASES])}.")
     return kind
+
+
+def under_own_name(options: Mapping[str, Any], owner: str) -> dict[str, Any]:
+    """A modality's description with its kind's own name, and the options that the other name stands for.
+
+    Raises:
+        ValueError: an unknown kind; the message lists those that exist.
+    """
+    kind = kind_of(options["kind"], owner)
+    return {**ALIAS_OPTIONS.get(options["kind"], {}), **options, "kind": kind}
 
 
 def check_columns(kind: str, columns: Any) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from .rows import Source
+
 # The axes of an object that is no number, list or array, given whether it stands in a list.
 ObjectNdim = Callable[[Any, bool], int]
 # Values of several raw columns as one sample or a list of them.
@@ -59,7 +61,7 @@ def arrange_samples(
     if given:
         known = ", ".join(entries)
         raise ValueError(f"Task {task!r}: unknown argument {next(iter(given))!r}; its modalities are {known}.")
-    single = _is_single(task, values, ndims, object_ndims)
+    single = _is_single(task, entries, values, ndims, object_ndims)
     if single:
         return {modality: [value] for modality, value in values.items()}, True
     counts = {modality: len(value) for modality, value in values.items() if value is not None}
@@ -93,24 +95,38 @@ def chosen_columns(
 
 
 def _is_single(
-    task: str, values: Mapping[str, Any], ndims: Mapping[str, int], object_ndims: Mapping[str, ObjectNdim]
+    task: str,
+    entries: Mapping[str, Mapping[str, Any]],
+    values: Mapping[str, Any],
+    ndims: Mapping[str, int],
+    object_ndims: Mapping[str, ObjectNdim],
 ) -> bool:
     votes: dict[bool, str] = {}
     for modality, value in values.items():
-        depth = _depth(value, object_ndims[modality])
+        depth, ndim = _depth(value, object_ndims[modality]), ndims[modality]
         if depth is None:
             continue
-        if depth not in (ndims[modality], ndims[modality] + 1):
-            raise ValueError(
-                f"Task {task!r}: modality {modality!r} has {depth} axes; one sample has {ndims[modality]}, "
-                f"a batch {ndims[modality] + 1}."
-            )
-        votes[depth == ndims[modality]] = modality
+        if depth not in (ndim, ndim + 1):
+            place = _source(task, modality, entries)
+            if depth > ndim + 1 and isinstance(value, (list, tuple)):  # a list of samples, one of which is no sample
+                depths = [_depth(item, object_ndims[modality], True) or 0 for item in value]
+                row = next(index for index, item in enumerate(depths) if item > ndim)
+                raise place.error(f"found {depths[row]} axes, expected {ndim}.", row)
+            raise place.error(f"found {depth} axes; one sample has {ndim}, a batch {ndim + 1}.", 0)
+        votes[depth == ndim] = modality
     if len(votes) == 2:
-        raise ValueError(
-            f"Task {task!r}: modality {votes[True]!r} is one sample, {votes[False]!r} is a batch; give all alike."
+        many = votes[False]
+        raise _source(task, votes[True], entries).error(
+            f"found one sample, while {many!r} (column {_source(task, many, entries).column!r}) is a batch; give all "
+            "alike.",
+            0,
         )
     return votes.popitem()[0] if votes else True
+
+
+def _source(task: str, modality: str, entries: Mapping[str, Mapping[str, Any]]) -> Source:
+    entry = entries[modality]
+    return Source(task, entry.get("column") or "+".join(entry["columns"]), modality)
 
 
 def _depth(value: Any, object_ndim: ObjectNdim, nested: bool = False) -> int | None:
@@ -119,10 +135,7 @@ def _depth(value: Any, object_ndim: ObjectNdim, nested: bool = False) -> int | N
         return None
     if isinstance(value, (list, tuple)):
         found = [depth for depth in (_depth(item, object_ndim, True) for item in value) if depth is not None]
-        numbers = any(not isinstance(item, (list, tuple)) and item is not None for item in value)
-        if not found:
-            return None
-        return 1 + (0 if numbers and 0 in found else max(found))
+        return 1 + max(found) if found else None
     if isinstance(value, (str, bytes, os.PathLike, Mapping)) or hasattr(value, "convert"):
         return object_ndim(value, nested)
     return int(np.ndim(value))

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from .rows import Rows, Source, Values, entries_of
+from .rows import Rows, Source, Values, entries_of, read_rows
 from .serializers import (
     Elements,
     ElementShape,
@@ -91,6 +91,8 @@ class TimeSeriesSerializer(FlaggedSerializer):
         time_channel: position of the channel, from 0, that holds timestamps; it is no channel of the elements.
         time_step: time that one element covers, in the unit of the timestamps.
         time_start: where the axis of time begins.
+        vector: True reads a row that is a plain vector, (channels,), as one step, where it is else as many steps of
+            one channel; all vectors of a task then have one size. Rows of steps x channels are read as ever.
     """
 
     kind: ClassVar[str] = "time_series"
@@ -102,6 +104,7 @@ class TimeSeriesSerializer(FlaggedSerializer):
     time_channel: int | None = None
     time_step: float | None = None
     time_start: float = 0.0
+    vector: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,6 +120,7 @@ class TimeSeriesSerializer(FlaggedSerializer):
                 raise ValueError("keep='last' would move what time_channel puts in place; leave it out.")
         elif self.time_step is not None or self.time_start:
             raise ValueError("time_step and time_start need time_channel, the channel with the timestamps.")
+        check_choice("vector", self.vector, (True, False))
         check_choice("layout", self.layout, ("steps", "elements"))
         if self.layout == "elements" and self.window > 1:
             raise ValueError(f"window={self.window} groups steps, which layout='elements' keeps apart; drop one.")
@@ -134,6 +138,9 @@ class TimeSeriesSerializer(FlaggedSerializer):
         statistics["longest"] = int(sizes.max())
         if self.time_channel is not None:
             statistics["tail"], statistics["missing"] = [matrix.shape[1] + 1], True
+        first = int((rows.lengths > 0).argmax())
+        if self.vector and not read_rows(values[first : first + 1], source).tail:
+            statistics["vector"], statistics["tail"] = statistics["tail"][0], []
         return self._check_fit({**statistics, **self._fit_scaling(matrix)}, source)
 
     def encode(self, values: Values, source: Source, statistics: Statistics) -> Elements:
@@ -164,6 +171,23 @@ class TimeSeriesSerializer(FlaggedSerializer):
         if self.layout == "elements":
             return ElementShape((length, width), self._width(channels), varies=True)
         return ElementShape((length,), self._width(channels * self.window * width), varies=True)
+
+    def _stepped(self, rows: Rows, statistics: Statistics | None) -> Rows:
+        """With `vector`, rows that are plain vectors as one step each."""
+        size = rows.lengths.max(initial=0) if statistics is None else statistics.get("vector", 0)
+        if not self.vector or rows.tail or not size:
+            return rows
+        wrong = (rows.lengths != size) & (rows.lengths > 0)
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise rows.source.error(
+                f"found a vector of {rows.lengths[row]} numbers, expected {size}; vector=false reads numbers as steps "
+                "of one channel.",
+                row,
+            )
+        return dataclasses.replace(
+            rows, values=rows.values.reshape(-1, size), lengths=(rows.lengths > 0).astype(np.int64)
+        )
 
     def _placed(self, rows: Rows, matrix: np.ndarray) -> tuple[Rows, np.ndarray]:
         """With timestamps: (elements, channels without them), NaN in elements that no step falls into."""

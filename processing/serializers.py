@@ -234,6 +234,7 @@ class FlaggedSerializer(ScaledSerializer):
     def _read(self, values: Values, source: Source, statistics: Statistics | None) -> tuple[Rows, np.ndarray]:
         """The rows and their numbers as (elements, channels) float64, NaN where missing."""
         rows = read_rows(values, source, None if statistics is None else statistics["tail"])
+        rows = self._stepped(rows, statistics)
         if len(rows.tail) > 1:
             found = shape_text((int(rows.lengths[rows.row_of(0)]), *rows.tail))
             raise source.error(f"found shape {found}, expected one or two axes.", rows.row_of(0))
@@ -243,6 +244,10 @@ class FlaggedSerializer(ScaledSerializer):
             row = rows.row_of(int(np.isnan(matrix).any(axis=1).argmax()))
             raise source.error("found missing values and there are no flags for them; set flag_missing=true.", row)
         return rows, matrix
+
+    def _stepped(self, rows: Rows, statistics: Statistics | None) -> Rows:
+        """The rows as elements x channels, where they come in another form."""
+        return rows
 
     def _placed(self, rows: Rows, matrix: np.ndarray) -> tuple[Rows, np.ndarray]:
         """The rows with their elements where they belong on the first axis."""

@@ -374,6 +374,17 @@ def check_column(columns: list[str], wanted: str, what: str, where: str) -> None
         raise ValueError(f"{where}: {what} has no column {wanted!r}{did_you_mean(wanted, columns, 'Columns')}")
 
 
+def without_decoding(rows: DatasetDict) -> DatasetDict:
+    """The rows with sounds and films as `{"bytes", "path"}`: `datasets` would decode them with torchcodec."""
+    import datasets
+
+    for split, part in rows.items():
+        for column, feature in part.features.items():
+            if isinstance(feature, (datasets.Audio, datasets.Video)) and feature.decode:
+                rows[split] = rows[split].cast_column(column, type(feature)(decode=False))
+    return rows
+
+
 @contextlib.contextmanager
 def without_progress_bars() -> Iterator[None]:
     """Nothing of `datasets` shows its progress within."""
@@ -405,5 +416,6 @@ __all__ = [
     "resolve_path",
     "row_folders",
     "sha256_of",
+    "without_decoding",
     "without_progress_bars",
 ]

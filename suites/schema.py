@@ -19,8 +19,8 @@ from ..processing.kinds import (
     SERIALIZERS,
     build_serializer,
     check_columns,
-    kind_of,
     option_names,
+    under_own_name,
 )
 from ..processing.processing_highmmt import MODEL_OPTIONS, RESERVED_NAMES
 from .builders import builder_names, builder_options, check_options
@@ -166,7 +166,8 @@ def _modalities(document: Document, values: Any) -> dict[str, dict[str, Any]]:
         if "kind" not in options:
             raise document.error(path, f"the key 'kind' is missing; kinds: {', '.join(SERIALIZERS)}.")
         _check_choice(document, (*path, "kind"), options["kind"], (*SERIALIZERS, *ALIASES))
-        kind = kind_of(options["kind"], name)
+        checked[name] = under_own_name(options, name)
+        kind = checked[name]["kind"]
         document.check_keys(path, options, ("kind", *option_names(kind), *MODEL_OPTIONS))
         positions = {key: options[key] for key in MODEL_OPTIONS if key in options}
         try:
@@ -174,7 +175,6 @@ def _modalities(document: Document, values: Any) -> dict[str, dict[str, Any]]:
         except ValueError as error:
             raise document.error(path, str(error)) from error
         _check_options(document, path, kind, _kind_options(options))
-        checked[name] = {**options, "kind": kind}
     return checked
 
 

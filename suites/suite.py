@@ -26,6 +26,7 @@ from .loading import (
     resolve_path,
     row_folders,
     sha256_of,
+    without_decoding,
 )
 from .splits import SPLITS
 
@@ -245,9 +246,10 @@ class Suite:
     def load(self, task: str) -> DatasetDict:
         """The raw rows of a task: a `DatasetDict` with the splits train, validation and test.
 
-        All columns of the data are there, those that no modality reads as well. Paths of files within the rows are
-        absolute; relative ones start at the data file that holds them, or below it at the modality's `folder`. Files
-        are read through the cache of `datasets` (`HF_DATASETS_CACHE`); local data needs no network.
+        All columns of the data are there, those that no modality reads as well. Sounds and films are files, which
+        `datasets` does not decode. Paths of files within the rows are absolute; relative ones start at the data file
+        that holds them, or below it at the modality's `folder`. Data files are read through the cache of `datasets`
+        (`HF_DATASETS_CACHE`); local data needs no network.
 
         Raises:
             FileNotFoundError: a data file is not there.
@@ -259,7 +261,7 @@ class Suite:
         spec = self.task(task)
         for file, names in parquet_columns(spec.source, spec.splits, self._where(task)).items():
             self._check_columns(task, names, f"the file {file}")
-        rows = load_splits(spec.source, spec.splits, self._where(task))
+        rows = without_decoding(load_splits(spec.source, spec.splits, self._where(task)))
         for split in SPLITS:
             self._check_columns(task, rows[split].column_names, f"the {split} split")
         try:

@@ -18,6 +18,7 @@ from ..configuration.files import whole_folder
 from ..modeling_highmmt import HighMMTModel
 from ..processing import HighMMTProcessor
 from ..suites import Suite
+from ..suites.builders import builder_options
 from .checkpoints import CheckpointFolder
 from .loading import EncodedTasks
 from .processes import process_state
@@ -280,7 +281,8 @@ def with_retrieval(suite: Suite) -> Suite:
     """The suite with retrieval next to fusion, for training both in one model.
 
     A suite that has a retrieval task stays as it is. Otherwise each task of two modalities or more gets a companion
-    `<task>-retrieval`, in which its first two modalities are to find each other, every row an item of its own.
+    `<task>-retrieval`, in which its first two modalities are to find each other, every row an item of its own. Of
+    pairs that match or not (CIFAR-ESC), it has the matching ones alone, and rows of one concept are one item.
 
     Raises:
         ValueError: a suite of retrievals alone, or one without a task of two modalities; or a companion's name is
@@ -303,8 +305,11 @@ def with_retrieval(suite: Suite) -> Suite:
                     f"Suite {suite.name!r}: task {companion!r} has the name that the retrieval would get."
                 )
             pair = dict(list(task.modalities.items())[:2])
+            source, target = dict(task.source), {"problem_type": "retrieval"}
+            if "builder" in source and "pairs" in builder_options(source["builder"]):
+                source["pairs"], target["column"] = False, "concept"
             tasks[companion] = dataclasses.replace(
-                task, modalities=pair, target={"problem_type": "retrieval"}, metric="recall_at_10", reference=None
+                task, source=source, modalities=pair, target=target, metric="recall_at_10", reference=None
             )
     if len(tasks) == len(suite.tasks):
         raise ValueError(f"Suite {suite.name!r} has no task of two modalities that could find each other.")

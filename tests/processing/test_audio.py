@@ -134,6 +134,28 @@ def test_flac_is_read_with_soundfile(tmp_path: Path) -> None:
         encoded([stream.getvalue()[:30]], [])
 
 
+@pytest.mark.parametrize("size", [0x7FFFFFFF, 0xFFFFFFFF])
+def test_the_size_of_a_stream_that_was_never_filled_in_is_no_fault(size: int) -> None:
+    whole = wav(tone(440))
+    stream = whole[:40] + size.to_bytes(4, "little") + whole[44:]
+    np.testing.assert_array_equal(read_recording(stream, SOURCE, 0)[0], read_recording(whole, SOURCE, 0)[0])
+
+
+@pytest.mark.parametrize("subtype", ["ULAW", "ALAW", "IMA_ADPCM"])
+def test_compressed_wav_is_read_with_soundfile(subtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    stream = io.BytesIO()
+    soundfile.write(stream, tone(440), RATE, format="WAV", subtype=subtype)
+    waveform, rate = read_recording(stream.getvalue(), SOURCE, 0)
+    assert rate == RATE
+    assert (np.abs(waveform[: len(tone(440))] - tone(440)) < 0.05).mean() > 0.99  # ADPCM has to find its step first
+    with pytest.raises(ValueError, match="the audio is cut short"):
+        read_recording(stream.getvalue()[:-500], SOURCE, 0)
+    monkeypatch.setitem(__import__("sys").modules, "soundfile", None)
+    with pytest.raises(ValueError, match=r'found a file of compressed WAV; .* pip install "highmmt\[audio\]"'):
+        read_recording(stream.getvalue(), SOURCE, 0)
+
+
 def test_without_soundfile_other_formats_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "soundfile", None)
     with pytest.raises(ValueError, match=r'row 0: found a file that is no WAV .* pip install "highmmt\[audio\]"'):
@@ -175,6 +197,8 @@ BROKEN = [
     (b"", "the audio file is empty"),
     (wav(tone(300))[:20], "the audio cannot be read:"),
     (wav(tone(300))[:30] + b"\0" * 3, "the audio cannot be read:"),
+    (wav(tone(300))[:4044], "the audio is cut short: 4000 of 8000 bytes of sound are there"),
+    (wav(tone(300))[:-1], "the audio is cut short: 7999 of 8000 bytes of sound are there"),
     ("gone.wav", "there is no audio file gone.wav"),
     ([0.0, 0.1], "found numbers without a rate; give {'array': ..., 'sampling_rate': ...}, or set rate_hz"),
     ({"array": [0.1]}, "found the rate None, expected whole hertz"),

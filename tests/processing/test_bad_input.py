@@ -166,11 +166,11 @@ CALLS: list[tuple[Callable[[HighMMTProcessor], Any], str]] = [
     ),
     (
         lambda p: p(task="arm", image=None, force=[1.0, 2.0]),
-        "modality 'force' has 1 axes; one sample has 2, a batch 3",
+        "modality 'force', column 'force', row 0: found 1 axes; one sample has 2, a batch 3",
     ),
     (
         lambda p: p(task="arm", image=torch.zeros(2, 3, 6, 5), force=[[1.0, 2.0]]),
-        "modality 'force' is one sample, 'image' is a batch",
+        "modality 'force', column 'force', row 0: found one sample, while 'image' (column 'frames') is a batch",
     ),
     (
         lambda p: p(task="arm", image=torch.zeros(2, 3, 6, 5), force=torch.zeros(3, 5, 2)),

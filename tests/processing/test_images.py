@@ -66,6 +66,37 @@ def test_sixteen_bit_depth_maps_keep_their_values() -> None:
     np.testing.assert_allclose(patch[0, 0] * 65535, depth.reshape(-1), rtol=1e-6)
 
 
+def test_pictures_of_another_depth_than_the_training_splits_are_refused() -> None:
+    shallow, deep = noise(4, 4), noise(4, 4).astype(np.uint16) * 257
+    for train, other, message in (
+        (file_bytes(shallow), file_bytes(deep), "row 1: found pixels of 16 bits, expected 8"),
+        (file_bytes(deep), file_bytes(shallow), "row 1: found pixels of 8 bits, expected 16"),
+        (file_bytes(shallow), Image.fromarray(shallow.astype(np.float32)), "found pixels of 32 bits, expected 8"),
+    ):
+        for options in ({}, {"size": 2}, {"num_colors": 1}):
+            with pytest.raises(ValueError, match=message):
+                encoded("image", [train], [train, other], **options)
+        with pytest.raises(ValueError, match=message):
+            encoded("image", [train, other], [])
+        with pytest.raises(ValueError, match=message.replace("row 1", "row 0")):
+            encoded("video", [[train]], [[other]])
+    # Arrays are their numbers, whatever type holds them.
+    assert encoded("image", [shallow], [shallow.astype(np.uint16)])[0].tolist() == (
+        encoded("image", [file_bytes(shallow)], [shallow.astype(np.int64).tolist()])[0].tolist()
+    )
+
+
+def test_black_and_white_files_are_grey_ones_of_two_values() -> None:
+    pixels = noise(4, 4) > 127
+    (patch,) = encoded("image", [noise(4, 4)], [Image.fromarray(pixels)], scale="unit")
+    np.testing.assert_array_equal(patch[0, 0], pixels.reshape(-1))
+
+
+def test_features_of_frames_are_no_video() -> None:
+    with pytest.raises(ValueError, match=r"row 1: found shape 9 x 35, expected frames .*: use kind time_series"):
+        encoded("video", [None, np.zeros((9, 35))], [])
+
+
 def test_colours_become_brightness_and_grey_becomes_colours() -> None:
     pixels = noise(4, 4, 4)
     luma = pixels[..., :3] @ [0.299, 0.587, 0.114]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -370,6 +371,47 @@ def test_other_names_of_kinds_are_read_and_the_kinds_own_name_is_saved() -> None
         processor = HighMMTProcessor({"one": {"kind": name}}, {"toy": TOY})
         assert processor.to_dict()["modalities"]["one"]["kind"] == kind
         assert type(processor.serializer("toy", "one")) is SERIALIZERS[kind]
+
+
+SENSORS = ["sensor", "force", "proprioception", "control"]
+
+
+@pytest.mark.parametrize("kind", SENSORS)
+def test_a_plain_vector_of_a_sensor_is_one_step_whose_channels_have_their_own_scales(kind: str) -> None:
+    vectors = np.random.default_rng(0).normal(size=(50, 3)) * [1, 1000, 0.01] + [0, 5000, 1]
+    processor = HighMMTProcessor({"one": {"kind": kind}}, {"toy": TOY})
+    rows = Dataset.from_dict({"one": [None, *vectors[1:].tolist()], "label": [0, 1] * 25})
+    processor.fit("toy", rows)
+    batch = processor("toy", rows[1:])["inputs"]["toy"]["one"]
+    assert batch.shape == (49, 1, 3)
+    np.testing.assert_allclose(batch.mean(dim=(0, 1)), 0, atol=1e-5)
+    np.testing.assert_allclose(batch.std(dim=(0, 1), correction=0), 1, rtol=1e-5)
+    assert processor("toy", one=vectors[7])["inputs"]["toy"]["one"].tolist() == batch[6:7].tolist()
+    encoded = processor.encode("toy", rows)["one"]
+    assert encoded[0] == [] and encoded[7] == batch[6].reshape(-1).tolist()
+    with pytest.raises(ValueError, match="column 'one', row 1: found a vector of 2 numbers, expected 3; vector=false"):
+        processor("toy", one=[vectors[0], vectors[0, :2]])
+
+
+@pytest.mark.parametrize("kind", SENSORS)
+def test_steps_of_a_sensor_are_those_of_a_time_series(kind: str) -> None:
+    rows = np.random.default_rng(0).normal(size=(6, 5, 3))
+    processors = [HighMMTProcessor({"one": {"kind": name}}, {"toy": TOY}) for name in (kind, "time_series")]
+    for processor in processors:
+        processor.fit("toy", Dataset.from_dict({"one": rows.tolist(), "label": [0, 1] * 3}))
+    sensor, series = (processor("toy", one=rows)["inputs"]["toy"]["one"] for processor in processors)
+    assert sensor.shape == (6, 5, 3) and sensor.tolist() == series.tolist()
+
+
+def test_numbers_of_a_series_stay_steps_of_one_channel_unless_they_are_a_vector() -> None:
+    rows = [[1.0, 2.0, 3.0, 4.0], [3.0, 1.0]]
+    assert [item.shape for item in encoded("time_series", rows, rows)] == [(4, 1), (2, 1)]
+    assert encoded("time_series", rows[:1], rows[:1], vector=True)[0].shape == (1, 4)
+    (timed,) = encoded("time_series", [[0.5, 7.0], [1.5, 9.0]], [[1.5, 9.0]], vector=True, time_channel=0, time_step=1)
+    assert timed.tolist() == [[0, 1], [1, 0]]
+    assert not build_serializer("time_series", {}, "Modality 'a'").vector
+    processor = HighMMTProcessor({"one": {"kind": "sensor", "vector": False}}, {"toy": TOY})
+    assert not processor.serializer("toy", "one").vector
 
 
 TOY = {"modalities": {"one": {"column": "one"}}, "target": {"column": "label"}}

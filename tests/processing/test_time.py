@@ -102,6 +102,10 @@ def second(length: float, seed: int) -> dict[str, Any]:
         "sound": {"array": rng.normal(size=int(1000 * length)) * 0.1, "sampling_rate": 1000},
         "words": " ".join(["yes", "no", "maybe", "so", "on"][: int(5 * length)]),
         "force": rng.normal(size=(int(20 * length), 2)),
+        # About two measurements in each tenth of a second, in no order, the last of them certainly in the last.
+        "pulse": np.stack(
+            [[length - 0.01, *rng.uniform(0, length, int(20 * length))], rng.normal(size=1 + int(20 * length))], axis=1
+        ),
     }
 
 
@@ -119,6 +123,7 @@ def aligned() -> HighMMTProcessor:
         },
         "words": {"kind": "text", "num_channels": 4, "min_frequency": 1, "max_length": 5},
         "force": {"kind": "time_series", "max_length": 20, "window": 2, "keep": "first"},
+        "pulse": {"kind": "time_series", "max_length": 10, "time_channel": 0, "time_step": 0.1},
     }
     processor = HighMMTProcessor(
         {name: {**options, "num_frequency_bands": 2} for name, options in modalities.items()},
@@ -129,6 +134,7 @@ def aligned() -> HighMMTProcessor:
     columns["film"] = [row["film"].tolist() for row in rows]
     columns["sound"] = [row["sound"] for row in rows]
     columns["force"] = [row["force"].tolist() for row in rows]
+    columns["pulse"] = [row["pulse"].tolist() for row in rows]
     processor.fit("toy", Dataset.from_dict({**columns, "label": [0, 1]}))
     return processor
 
@@ -140,6 +146,7 @@ def test_modalities_of_one_time_stand_at_the_same_positions(aligned: HighMMTProc
         "sound": 10,
         "words": 5,
         "force": 10,
+        "pulse": 10,
     }
     for length in (1.0, 0.6):
         inputs = aligned("toy", **second(length, 2))["inputs"]["toy"]
@@ -152,6 +159,7 @@ def test_modalities_of_one_time_stand_at_the_same_positions(aligned: HighMMTProc
         film = points["film"].flatten(1)[:, 0]
         assert torch.equal(film, points["sound"])
         assert torch.equal(film, points["force"])
+        assert torch.equal(film, points["pulse"])
         assert (float(points["words"][-1]) == 1) == (length == 1)
 
 

@@ -452,6 +452,20 @@ def touch_file(path: Path, contact_at: list[int]) -> None:
     )
 
 
+def test_vision_touch_takes_no_more_memory_for_more_files(tmp_path: Path) -> None:
+    peaks = []
+    for name, runs in (("short", 5), ("long", 15)):
+        for run in range(runs):
+            touch_file(tmp_path / name / f"run{run:02}_0_1000.h5", [0])
+        builder = builder_class("vision_touch")(data_dir=str(tmp_path / name))
+        tracemalloc.start()
+        count = sum(1 for _ in builder.examples("train"))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert count == runs * 3 // 5 * 48
+    assert peaks[1] < 1.2 * peaks[0] < 50 * 128 * 128 * 4  # less than the depth of one file
+
+
 def test_vision_touch_pairs_each_step_with_what_follows(tmp_path: Path) -> None:
     for run in range(5):
         touch_file(tmp_path / f"run{run}_0_1000.h5", [0, 10, 49])

@@ -12,7 +12,7 @@ from highmmt.configuration import HighMMTConfig
 from highmmt.modeling_highmmt import HighMMTModel
 from highmmt.suites import Suite, available_suites, load_suite
 from highmmt.suites.prepare import prepare_suite
-from highmmt.train.recipes import build_config, encode_suite
+from highmmt.train.recipes import build_config, encode_suite, with_retrieval
 
 NAMES = ("small", "medium", "large", "retrieval")
 
@@ -229,6 +229,19 @@ def test_models_read_the_public_codes_rows_as_well(configs: dict[str, HighMMTCon
     if name == "retrieval":  # overlapping windows
         assert processor.shape("cifar_esc", "audio").axes == (25, 25)
         assert processor.shape("avmnist", "audio").axes == (7, 7)
+
+
+def test_retrieval_next_to_fusion_learns_from_matching_pairs_alone(twins: Path) -> None:
+    both = with_retrieval(load_suite("multibench-retrieval", data_dir=twins))
+    rows = both.load("cifar_esc-retrieval")["train"].with_format("numpy")
+    assert 2 * len(rows) == len(both.load("cifar_esc")["train"])
+    heard = rows["audio"][:][:, : 17 * 6].reshape(len(rows), 17, -1).mean(axis=2).argmax(axis=1)  # see the twins
+    assert heard.tolist() == rows["concept"][:].tolist()
+    assert both.tasks["cifar_esc-retrieval"].target == {"problem_type": "retrieval", "column": "concept"}
+    assert both.tasks["cifar_esc"].source.get("pairs", True)
+    encoded = both.select(["cifar_esc-retrieval"])
+    labels = encode_suite(encoded, encoded.build_processor())["cifar_esc-retrieval"]["train"]["labels"][:]
+    assert len(set(labels)) == 17 and sorted(labels) == sorted(heard.tolist())
 
 
 # --- Which files are there -------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -295,3 +296,25 @@ def test_a_folder_without_sounds_is_named_and_the_reader_that_needs_more_says_wh
     sounds(tmp_path / "sounds", ["owl", "cat"])
     if importlib.util.find_spec("torchcodec") is None:
         refused(suite({"path": "audiofolder", "data_dir": "sounds"}, tmp_path), "torchcodec", "builder: sound_folder")
+
+
+def test_a_column_of_sounds_of_datasets_is_files_that_a_processor_takes_row_by_row(tmp_path: Path) -> None:
+    folder = sounds(tmp_path / "sounds", ["owl", "cat"])
+    files = [{"bytes": path.read_bytes(), "path": None} for path in sorted(folder.rglob("*.wav"))]
+    features = datasets.Features(audio=datasets.Audio(), label=datasets.ClassLabel(names=["cat", "owl"]))
+    table = features.arrow_schema.empty_table().from_pydict(
+        {"audio": files, "label": [0, 0, 1, 1]}, schema=features.arrow_schema
+    )
+    for split in ("train", "validation", "test"):
+        pyarrow.parquet.write_table(table, tmp_path / f"{split}.parquet")
+    names = {split: f"{split}.parquet" for split in ("train", "validation", "test")}
+    values = sound_suite(tmp_path).to_dict()
+    values["tasks"]["ward"]["source"] = {"path": "parquet", "data_files": names}
+    suite = Suite.from_dict(values, tmp_path)
+    loaded = suite.load("ward")
+    assert loaded["test"].features["audio"] == datasets.Audio(decode=False)
+    assert loaded["test"][0]["audio"] == files[0]
+    processor = suite.build_processor()
+    batch = processor("ward", loaded["test"][:2])
+    encoded = processor.collate("ward", processor.encode("ward", loaded["test"]).with_format("arrow")[:2])
+    assert batch["inputs"]["ward"]["audio"].tolist() == encoded["inputs"]["ward"]["audio"].tolist()

@@ -103,7 +103,9 @@ def test_a_suite_of_ones_own_gives_rows_and_a_fitted_processor(folder: Path) -> 
 
 def test_another_name_of_a_kind_means_the_kind_and_leaves_no_trace(folder: Path) -> None:
     values = tiny()
+    values["modalities"]["vitals"]["vector"] = True
     suite = load_suite(write_suite(folder, values))
+    del values["modalities"]["vitals"]["vector"]
     values["modalities"]["vitals"]["kind"] = "sensor"
     renamed = load_suite(write_suite(folder, values, "renamed.yaml"))
     assert renamed == suite and renamed.fingerprint == suite.fingerprint
