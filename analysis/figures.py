@@ -29,7 +29,7 @@ PREFIX = {"unimodal": "U", "interaction": "C"}
 NOUNS = {"unimodal": "modalities", "interaction": "interactions"}
 
 # Goes up whenever the same numbers would give other pictures, so that a finished folder has them drawn again.
-_VERSION = 1
+_VERSION = 2
 _INK, _SOFT, _RULE = "#16212a", "#53616c", "#d8dee2"
 _LINES = {"unimodal": ("#0b628f", "o", "-"), "interaction": ("#b0430a", "s", "--")}
 _CELL = 0.52  # inches
@@ -174,8 +174,10 @@ def draw_files(name: str, figure: Any, dpi: int = 130) -> dict[str, bytes]:
     """A figure as the files `<name>.png` and `<name>.svg`, without a date, so that equal figures have equal bytes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    # Measured once for both files, with text as wide as in the first.
-    box = figure.get_tightbbox(FigureCanvasAgg(figure).get_renderer()).padded(0.15)
+    # Measured once for both files, with text as wide as in the first, and only once a layout has done its work.
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()
+    box = figure.get_tightbbox(renderer).padded(0.15)
     files = {}
     for ending, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
         picture = io.BytesIO()

@@ -10,14 +10,57 @@ from typing import Any
 
 from ..configuration import ParameterGroups, interaction_name
 from ..configuration.files import read_json, write_json
-from ..heterogeneity import GroupStability, HeterogeneityMatrix, cluster_parameter_groups, group_stability
+from ..heterogeneity import (
+    MEASURING_VERSION,
+    GroupStability,
+    HeterogeneityMatrix,
+    cluster_parameter_groups,
+    group_stability,
+)
 from ..heterogeneity.clustering import Linkage
 from ..heterogeneity.distances import MatrixKind
 from ..processing import HighMMTProcessor
 from ..suites import Suite
 from ..train import build_config, build_model
+from ..train.settings import differences
+from .run_folder import read_record
 
 KINDS: tuple[MatrixKind, ...] = ("unimodal", "interaction")
+
+
+def check_matrices(matrices: Mapping[MatrixKind, HeterogeneityMatrix], folder: Path) -> None:
+    """Refuse matrices that are not two parts of one measurement of the run folder's suite.
+
+    Args:
+        matrices: of both kinds, from `folder`.
+        folder: run folder; its `run.json`, where there is one, says which suite it belongs to.
+
+    Raises:
+        ValueError: a version of the measurement that is not today's, settings or suites that differ; the message names
+            the file.
+    """
+    paths = {kind: folder / "heterogeneity" / f"{kind}.json" for kind in KINDS}
+    for kind, matrix in matrices.items():
+        if matrix.version != MEASURING_VERSION:
+            raise ValueError(
+                f"{paths[kind]} was measured by version {matrix.version} of the measurement, now it is "
+                f"{MEASURING_VERSION}; delete the file and measure again."
+            )
+    unimodal, interaction = (matrices[kind] for kind in KINDS)
+    if changed := differences(unimodal.settings, interaction.settings):
+        more = [f"and {len(changed) - 3} more"] if len(changed) > 3 else []
+        raise ValueError(
+            f"{paths['unimodal']} (there) and {paths['interaction']} (now) were measured with different settings "
+            f"({', '.join([*changed[:3], *more])}). Delete one of them and measure it again like the other."
+        )
+    note = folder / "run.json"
+    fingerprint = read_record(note, ("fingerprint",))["fingerprint"] if note.exists() else unimodal.suite_fingerprint
+    for kind, matrix in matrices.items():
+        if matrix.suite_fingerprint != fingerprint:
+            raise ValueError(
+                f"{paths[kind]} was measured on another suite or other data than "
+                f"{note if note.exists() else paths['unimodal']} names; delete the file and measure again."
+            )
 
 
 @dataclass(frozen=True)
@@ -170,6 +213,7 @@ def write_changed(path: Path, values: Any) -> None:
 __all__ = [
     "KINDS",
     "GroupSizes",
+    "check_matrices",
     "choose_groups",
     "group_numbers",
     "groups_by_hand",

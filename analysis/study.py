@@ -8,7 +8,7 @@ import logging
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +22,7 @@ from ..heterogeneity import (
     MEASURING_VERSION,
     HeterogeneityMatrix,
     HeterogeneitySettings,
+    finished_steps,
     measure_heterogeneity,
     random_parameter_groups,
 )
@@ -63,6 +64,7 @@ METHODS = {
 }
 GROUP_COUNTS = ("num_unimodal_groups", "num_crossmodal_groups", "k", "max_parameters")
 CHECKPOINTS = "checkpoints"
+_SECONDS = "seconds.json"
 _RECORD = ("test", "components", "course", "seconds")
 # What other commands leave in a run folder, and a comparison must make itself.
 _RESULTS = ("parameter_groups.json", "pretrained", "finetuned", "single_task", "transfer", "few_shot", "retrieval")
@@ -114,11 +116,20 @@ class StudySettings:
         return dataclasses.asdict(self)
 
     @classmethod
-    def for_suite(cls, suite: Suite, *, quick: bool = False, num_seeds: int = 1) -> StudySettings:
-        """The suite's own settings; `quick` cuts epochs, steps and pairs so that every stage runs within a minute.
+    def for_suite(
+        cls, suite: Suite, *, quick: bool = False, num_seeds: int = 1, measurement_seeds: int | None = None
+    ) -> StudySettings:
+        """The suite's own settings.
+
+        Args:
+            suite: its `training` and `heterogeneity` say what the defaults do not.
+            quick: cut epochs, steps, pairs and runs of each, so that every stage takes less than a minute.
+            num_seeds: repetitions of all training.
+            measurement_seeds: runs of every heterogeneity entry; None for as many as the suite says, or else one.
 
         Raises:
-            ValueError: a value under `training` that no run can have; the message names suite and setting.
+            ValueError: a value under `training` or `heterogeneity` that no run can have; the message names suite and
+                setting.
         """
         training = dict(suite.training)
         epochs = {
@@ -131,7 +142,9 @@ class StudySettings:
         steps: dict[str, Any] = {}
         if quick:
             epochs = {"pretraining": 1, "finetuning": 1}
-            steps = {"num_steps": 2, "num_evaluations": 1, "share": 0.06}
+            steps = {"num_steps": 2, "num_evaluations": 1, "share": 0.06, "num_seeds": 1}
+        if measurement_seeds is not None:
+            steps["num_seeds"] = measurement_seeds
         try:
             phases = {
                 name: TrainingSettings.from_dict({"num_epochs": count, **training}) for name, count in epochs.items()
@@ -139,11 +152,15 @@ class StudySettings:
             if slower is not None:
                 phases["finetuning"] = dataclasses.replace(phases["finetuning"], learning_rate=slower)
             shared = {name: training[name] for name in ("learning_rate", "weight_decay") if name in training}
-            measuring = HeterogeneitySettings(**shared, **steps)
+            measuring = HeterogeneitySettings(**shared)
             study = cls(phases["pretraining"], phases["finetuning"], measuring, **grouping)
         except (TypeError, ValueError) as error:
             raise ValueError(f"Suite {suite.name!r}, training: {error}") from error
-        return dataclasses.replace(study, num_seeds=num_seeds)
+        try:
+            measuring = HeterogeneitySettings(**{**shared, **suite.heterogeneity, **steps})
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"Suite {suite.name!r}, heterogeneity: {error}") from error
+        return dataclasses.replace(study, heterogeneity=measuring, num_seeds=num_seeds)
 
     def check_group_counts(self, suite: Suite) -> None:
         """Refuse more groups than the suite has members for.
@@ -169,6 +186,15 @@ class StudySettings:
                 f"Suite {suite.name!r}: training.k is {self.k}, but {numbers[0]} modality-task pairs and {numbers[1]} "
                 f"interactions can have {least} to {most} groups."
             )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A suite's processor and encoded data; `left_out` are the tasks that have none, each with the reason."""
+
+    processor: HighMMTProcessor
+    data: EncodedTasks
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 class Study:
@@ -221,7 +247,6 @@ class Study:
             self.settings.heterogeneity,
             self.folder / "heterogeneity",
             self._prepare,
-            lambda kind, seconds: self._add_seconds(f"heterogeneity, {kind}", seconds),
         )
 
     def group(self) -> ParameterGroups:
@@ -290,8 +315,8 @@ class Study:
             self._data = encode_suite(self.suite, self.processor)
         return self._data
 
-    def _prepare(self) -> tuple[HighMMTProcessor, EncodedTasks]:
-        return self.processor, self.data
+    def _prepare(self) -> Prepared:
+        return Prepared(self.processor, self.data)
 
     def _claim_folder(self) -> None:
         """Open the folder, and write the settings into its `run.json` or see that they are there already."""
@@ -403,10 +428,6 @@ class Study:
         )
         save_model_folder(folder, model, self.processor, card)
 
-    def _add_seconds(self, stage: str, seconds: float) -> None:
-        path = self.folder / "heterogeneity" / "seconds.json"
-        write_json(path, {**(read_record(path, ()) if path.exists() else {}), stage: seconds})
-
     def _collect(self) -> dict[str, Any]:
         """`metrics.json` from the records of all methods and seeds that are there."""
         suite, methods = self.suite, {}
@@ -453,7 +474,7 @@ class Study:
 
     def _timings(self) -> dict[str, float]:
         """Stage to seconds, those of all seeds together."""
-        path = self.folder / "heterogeneity" / "seconds.json"
+        path = self.folder / "heterogeneity" / _SECONDS
         timings = read_record(path, ()) if path.exists() else {}
         tasks = [f"share_none-{task}" for task in self.suite.tasks]
         for number in range(self.settings.num_seeds):
@@ -484,7 +505,7 @@ def measure_or_read(
     kind: MatrixKind,
     settings: HeterogeneitySettings,
     path: Path,
-    prepare: Callable[[], tuple[HighMMTProcessor, EncodedTasks]],
+    prepare: Callable[[], Prepared],
     advance: Callable[[int], Any] | None = None,
 ) -> HeterogeneityMatrix:
     """One heterogeneity matrix: the one in the file, or else measured and written there.
@@ -492,7 +513,7 @@ def measure_or_read(
     Args:
         suite, kind, settings: what to measure, and how.
         path: file of the matrix; finished runs are kept in the folder `runs` beside it.
-        prepare: gives processor and encoded data; called only if something is to be measured.
+        prepare: called only if something is to be measured.
         advance: as `measure_heterogeneity` takes it.
 
     Raises:
@@ -516,7 +537,10 @@ def measure_or_read(
                 "choose another --output-dir, or delete the file."
             )
         return matrix
-    matrix = measure_heterogeneity(suite, *prepare(), kind, settings, path.parent / "runs", advance)
+    ready, runs = prepare(), path.parent / "runs"
+    matrix = measure_heterogeneity(
+        suite, ready.processor, ready.data, kind, settings, runs, advance, left_out=ready.left_out
+    )
     if process_state().is_main_process:
         matrix.to_json_file(path)
     process_state().wait_for_everyone()
@@ -527,15 +551,15 @@ def measure_matrices(
     suite: Suite,
     settings: HeterogeneitySettings,
     folder: Path,
-    prepare: Callable[[], tuple[HighMMTProcessor, EncodedTasks]],
-    on_measured: Callable[[MatrixKind, float], Any] = lambda kind, seconds: None,
+    prepare: Callable[[], Prepared],
 ) -> dict[MatrixKind, HeterogeneityMatrix]:
     """Both heterogeneity matrices, measured or read, with one progress bar for all that is to be measured.
+
+    The seconds that each took are kept beside them, also those of a sweep that is stopped by Ctrl-C or SIGTERM.
 
     Args:
         suite, settings, prepare: as `measure_or_read` takes them.
         folder: where `unimodal.json` and `interaction.json` are or will be.
-        on_measured: called with the kind of a matrix that was measured now, and the seconds it took.
 
     Raises:
         ValueError: as `measure_or_read`.
@@ -546,12 +570,45 @@ def measure_matrices(
     matrices = {}
     shown = bool(missing) and process_state().is_main_process
     with progress_bar("Heterogeneity, optimizer steps", total, enabled=shown) as advance:
+        # Before anything is made, so that the time that is left does not count these as fast.
+        advance(sum(finished_steps(suite, kind, settings, folder / "runs") for kind in missing))
         for kind in KINDS:
             started = time.monotonic()
-            matrices[kind] = measure_or_read(suite, kind, settings, folder / f"{kind}.json", prepare, advance)
-            if kind in missing and process_state().is_main_process:
-                on_measured(kind, time.monotonic() - started)
+            try:
+                matrices[kind] = measure_or_read(suite, kind, settings, folder / f"{kind}.json", prepare, advance)
+            except KeyboardInterrupt:
+                if kind in missing and shown and (folder / "runs").exists():
+                    add_seconds(folder, kind, time.monotonic() - started)
+                raise
+            if kind in missing and shown:
+                add_seconds(folder, kind, time.monotonic() - started)
     return matrices
+
+
+def add_seconds(folder: Path, kind: MatrixKind, seconds: float) -> None:
+    """Remember how long a call measured a matrix, in `seconds.json` of the matrices' folder; calls add up."""
+    path, stage = folder / _SECONDS, f"heterogeneity, {kind}"
+    known = read_record(path, ()) if path.exists() else {}
+    write_json(path, {**known, stage: known.get(stage, 0.0) + seconds})
+
+
+def measuring_costs(folder: Path) -> dict[MatrixKind, tuple[int, float | None]]:
+    """Runs that each matrix rests on, and the seconds they took, None where that is not known.
+
+    Args:
+        folder: of the matrices. With `method="feature"` the joint models serve both, and count for the first.
+
+    Raises:
+        ValueError: `seconds.json` is broken; the message names it.
+    """
+    seconds = read_record(folder / _SECONDS, ()) if (folder / _SECONDS).exists() else {}
+    costs: dict[MatrixKind, tuple[int, float | None]] = {}
+    for kind in KINDS:
+        logs = [folder / "runs" / f"{kind}-runs.jsonl", *([folder / "runs" / "joint-runs.jsonl"] * (kind == KINDS[0]))]
+        # The first line says whose runs they are.
+        runs = sum(max(0, log.read_text(encoding="utf-8").count("\n") - 1) for log in logs if log.exists())
+        costs[kind] = runs, seconds.get(f"heterogeneity, {kind}")
+    return costs
 
 
 def _summary(label: str, seeds: list[dict[str, Any]], tasks: list[str]) -> dict[str, Any]:
@@ -586,6 +643,7 @@ def run_study(
     *,
     quick: bool = False,
     num_seeds: int = 1,
+    measurement_seeds: int | None = None,
     on_stage: Callable[[str], Any] = lambda name: None,
     report_to: Iterable[str] = (),
 ) -> dict[str, Any]:
@@ -596,6 +654,7 @@ def run_study(
         output_dir: the run folder; what is finished in it is not repeated.
         quick: every stage with few steps, within a minute.
         num_seeds: repetitions of all training.
+        measurement_seeds: runs of every heterogeneity entry; None for as many as the suite says, or else one.
         on_stage: called with the name of each stage as it starts.
         report_to: trackers of the trainings, by their names.
 
@@ -607,7 +666,7 @@ def run_study(
             something else.
     """
     loaded = suite if isinstance(suite, Suite) else load_suite(suite)
-    settings = StudySettings.for_suite(loaded, quick=quick, num_seeds=num_seeds)
+    settings = StudySettings.for_suite(loaded, quick=quick, num_seeds=num_seeds, measurement_seeds=measurement_seeds)
     study = Study(loaded, Path(output_dir), settings, report_to)
     study.run(on_stage)
     return dict(read_json(Path(output_dir) / "metrics.json"))

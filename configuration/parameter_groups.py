@@ -113,7 +113,8 @@ class ParameterGroups:
         """The same groups in the order and spelling of the given nodes; `a+b` and `b+a` are one interaction.
 
         Raises:
-            ValueError: a node without a group, or a group for a node that does not exist; both are listed.
+            ValueError: a node without a group, or a group for a node that does not exist; both are listed. Or an
+                interaction that is named in both spellings.
         """
         crossmodal_nodes = list(crossmodal_nodes)
         spelling = {}
@@ -121,6 +122,12 @@ class ParameterGroups:
             task, pair = node.split("/", 1)
             first, second = pair.split("+", 1)
             spelling[interaction_name(task, second, first)] = node
+        for turned, node in spelling.items():
+            if turned != node and {turned, node} <= set(self.crossmodal):
+                raise ValueError(
+                    f"Parameter groups name one interaction twice, as {node!r} and as {turned!r}. Every node must be "
+                    "named exactly once."
+                )
         crossmodal = {spelling.get(node, node): group for node, group in self.crossmodal.items()}
         return ParameterGroups(
             _in_order("unimodal", self.unimodal, list(unimodal_nodes)),

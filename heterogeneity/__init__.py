@@ -18,7 +18,7 @@ from .distances import (
     triangle_inequality_rate,
 )
 from .estimate import SweepEstimate, estimate_sweep
-from .measure import measure_heterogeneity
+from .measure import finished_steps, measure_heterogeneity
 from .settings import MEASURING_VERSION, HeterogeneitySettings
 from .stability import GroupStability, co_membership, group_stability
 from .transfer import TransferMeasurement
@@ -40,6 +40,7 @@ __all__ = [
     "dendrogram_cut",
     "estimate_missing",
     "estimate_sweep",
+    "finished_steps",
     "group_stability",
     "heterogeneity_distance",
     "measure_heterogeneity",

@@ -48,30 +48,38 @@ def feature_distances(
     settings: HeterogeneitySettings,
     folder: Path,
     advance: Callable[[int], Any] = lambda steps: None,
+    *,
+    tasks: Sequence[str] | None = None,
 ) -> DistanceEstimate:
     """Squared distance of mean features, `||mean U(X1) - mean U(X2)||^2`, of one model trained on all tasks at once.
 
     The features of a modality-task pair are its latents, those of an interaction the vectors of its two ordered pairs,
     added, as their order means nothing. The mean is over the validation rows that have the inputs. Every process makes
-    the same; the main one alone writes.
+    the same; the main one alone writes. Without nodes nothing is trained.
 
     Args:
         suite, processor, data: what to train on.
         kind, nodes: what to compare.
         settings: steps, batch size, learning rate, weight decay and seeds; a step has a batch of every task.
         advance: called with the number of steps made.
+        tasks: what the joint model is trained on; None for all of the suite.
+
+    Raises:
+        FloatingPointError: the loss of a task is not finite; the message names it.
 
     Source: Liang et al., TMLR 05/2023, section 3.2, baseline (6), after Sun et al., 2016; the paper numbers no
     equation and does not say that means are compared, which is ours: the rows of two tasks have no common order.
     """
+    if not nodes:
+        return _estimate(np.zeros((settings.num_seeds, 0, 0)))
+    part = suite if tasks is None or len(tasks) == len(suite.tasks) else suite.select(tasks)
     with process_state().main_process_first():
-        log = joint_log(suite, settings, folder, writes=process_state().is_main_process)
+        log = joint_log(suite, settings, folder, writes=process_state().is_main_process, tasks=tasks)
     distances = []
     for seed in range(settings.seed, settings.seed + settings.num_seeds):
-        model = _joint_model(suite, processor, data, settings, seed, folder, log, advance)
+        model = _joint_model(part, processor, data, settings, seed, folder, log, advance)
         features = np.array([_mean_features(model, processor, data, kind, node) for node in nodes])
-        squares = ((features[:, None] - features[None]) ** 2).sum(-1) if len(nodes) else np.zeros((0, 0))
-        distances.append(squares)
+        distances.append(((features[:, None] - features[None]) ** 2).sum(-1))
     return _estimate(np.array(distances))
 
 
@@ -87,13 +95,23 @@ def _estimate(distances: Floats) -> DistanceEstimate:
     return DistanceEstimate(unknown, unknown.copy(), distances.mean(axis=0), errors, measured)
 
 
-def joint_log(suite: Suite, settings: HeterogeneitySettings, folder: Path, *, writes: bool) -> RunLog:
+def joint_log(
+    suite: Suite, settings: HeterogeneitySettings, folder: Path, *, writes: bool, tasks: Sequence[str] | None = None
+) -> RunLog:
     """Which joint models of a suite are trained, one run for each seed; its result is the last training loss.
 
+    Args:
+        suite, settings, folder: whose models they are, and where.
+        writes: as `RunLog` takes it.
+        tasks: what they are trained on; None for all of the suite.
+
     Raises:
-        ValueError: the folder holds those of another suite, other settings or another version.
+        ValueError: the folder holds those of another suite, other tasks, other settings or another version.
     """
-    return RunLog(folder / "joint-runs.jsonl", run_owner(suite, "joint", settings), writes=writes)
+    owner = run_owner(suite, "joint", settings)
+    if tasks is not None and len(tasks) < len(suite.tasks):
+        owner["tasks"] = list(tasks)
+    return RunLog(folder / "joint-runs.jsonl", owner, writes=writes)
 
 
 def _joint_model(
@@ -148,11 +166,14 @@ def train_jointly(
         parts = [processor.collate(task, columns[task][next(order)]) for task, order in orders.items()]
         batch = merge_batches(parts)
         batch.pop("row", None)
-        loss = model(**to_device(batch, device)).loss
+        output = model(**to_device(batch, device))
+        loss = output.loss
         if not bool(torch.isfinite(loss)):
+            bad = [task for task, own in output.losses.items() if not bool(torch.isfinite(own))]
             raise FloatingPointError(
-                f"The joint model's training loss of step {step} is {loss.item()}. Lower learning_rate "
-                f"({settings.learning_rate:g}) or look for extreme values with `highmmt inspect`."
+                f"The joint model's training loss of step {step} is {loss.item()}, by the task{'s' * (len(bad) > 1)} "
+                f"{', '.join(bad)}. Lower learning_rate ({settings.learning_rate:g}), look for extreme values with "
+                "`highmmt inspect`, or choose the other tasks with --tasks."
             )
         optimizer.zero_grad()
         loss.backward()

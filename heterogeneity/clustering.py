@@ -20,6 +20,8 @@ Floats = NDArray[np.float64]
 
 # Kaufman and Rousseeuw's reading of a mean silhouette: up to here "no substantial structure has been found".
 SILHOUETTE_THRESHOLD = 0.25
+# Mean silhouettes that differ by no more than this are taken as equal, and the smaller number of groups is better.
+SILHOUETTE_TIE = 0.02
 
 
 def cluster_nodes(
@@ -116,9 +118,10 @@ def cluster_parameter_groups(
       is one whose nodes may share. The two matrices must therefore be measured with the same `loss_scale`.
     - *Parameter budget*: the merge that costs least height for each parameter it saves comes next, until all groups
       together have at most `max_parameters`.
-    - *Automatic*, where no number is given: the highest mean silhouette (`silhouette_curve`), and one group where that
-      is below `SILHOUETTE_THRESHOLD` or fewer than three nodes leave nothing to compare. `method="share_all"` and
-      `"share_none"` give one group, or a group for each node, instead.
+    - *Automatic*, where no number is given: the smallest number whose mean silhouette (`silhouette_curve`) is within
+      `SILHOUETTE_TIE` of the highest, and one group where the highest is below `SILHOUETTE_THRESHOLD` or fewer than
+      three nodes leave nothing to compare. `method="share_all"` and `"share_none"` give one group, or a group for each
+      node, instead.
 
     Args:
         unimodal, interaction: matrices, completed; None or no nodes where the suite has no interactions.
@@ -256,9 +259,11 @@ def _single_count(name: str, tree: _Tree, count: int | None, method: AutomaticMe
     curve = tree.silhouettes() if method == "auto" else {}
     if not curve:
         return smallest
-    # Rounded, so that of equally good numbers the smallest is taken whatever the order of the nodes.
-    best = max(curve, key=lambda number: (round(curve[number], 9), -number))
-    return best if curve[best] >= SILHOUETTE_THRESHOLD else smallest
+    best = max(curve.values())
+    if best < SILHOUETTE_THRESHOLD:
+        return smallest
+    # Rounded, so that the order of the nodes does not matter.
+    return min(number for number, value in curve.items() if round(best - value, 9) <= SILHOUETTE_TIE)
 
 
 def _joint_counts(
@@ -342,15 +347,23 @@ def _check_kinds(unimodal: HeterogeneityMatrix, interaction: HeterogeneityMatrix
 
 
 def _check_same_unit(unimodal: HeterogeneityMatrix, interaction: HeterogeneityMatrix | None) -> None:
-    if interaction is not None and interaction.nodes and unimodal.loss_scale != interaction.loss_scale:
-        raise ValueError(
-            f"k and max_parameters compare both matrices, but loss_scale is {unimodal.loss_scale!r} in one and "
-            f"{interaction.loss_scale!r} in the other. Measure both alike, or give the two numbers of groups."
-        )
+    if interaction is None or not interaction.nodes:
+        return
+    methods = [matrix.settings.get("method", "transfer") for matrix in (unimodal, interaction)]
+    for name, (one, other) in (
+        ("loss_scale", (unimodal.loss_scale, interaction.loss_scale)),
+        ("the method", methods),
+    ):
+        if one != other:
+            raise ValueError(
+                f"k and max_parameters compare both matrices, but {name} is {one!r} in one and {other!r} in the "
+                "other. Measure both alike, or give the two numbers of groups."
+            )
 
 
 __all__ = [
     "SILHOUETTE_THRESHOLD",
+    "SILHOUETTE_TIE",
     "AutomaticMethod",
     "Linkage",
     "cluster_nodes",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,9 @@ from ..suites import Suite
 from ..train.trainer import EncodedTasks
 from .baselines import joint_log, train_jointly
 from .distances import MatrixKind
-from .measure import measure_transfers, null_values
+from .measure import joint_tasks, measure_transfers, null_values
 from .settings import HeterogeneitySettings
-from .transfer import Job, TransferMeasurement
+from .transfer import Job, TransferMeasurement, nodes_of
 
 # Stacks of these sizes are timed; the time of others lies on a line through both.
 _TIMED_SIZES = (1, 3)
@@ -68,6 +69,8 @@ def estimate_sweep(
     kind: MatrixKind,
     settings: HeterogeneitySettings,
     folder: Path,
+    *,
+    left_out: Mapping[str, str] = MappingProxyType({}),
 ) -> SweepEstimate:
     """Runs that `measure_heterogeneity` would make, and their time from a few timed steps; nothing is written.
 
@@ -76,12 +79,17 @@ def estimate_sweep(
     """
     rehearsal = Rehearsal(suite, processor, data, kind, settings, folder)
     null, excluded = null_values(rehearsal)
+    names = nodes_of(suite, kind)
+    excluded |= {node: left_out[task] for node in names if (task := node.split("/", 1)[0]) in left_out}
     runs = settings.num_runs(len(null))
     if settings.method == "feature":
-        log = joint_log(suite, settings, folder, writes=False)
+        pairs = Rehearsal(suite, processor, data, "unimodal", settings, folder)
+        tasks = joint_tasks(pairs)
+        log = joint_log(suite, settings, folder, writes=False, tasks=tasks)
         seconds = 0.0
         if len(log.losses) < runs:
-            seconds = (runs - len(log.losses)) * _seconds_of_joint_training(suite, processor, data, settings)
+            one = _seconds_of_joint_training(suite.select(tasks), processor, data, settings)
+            seconds = (runs - len(log.losses)) * one
         return SweepEstimate(runs, len(log.losses), seconds, excluded)
     if settings.method == "random":
         return SweepEstimate(runs, runs, 0.0, excluded)

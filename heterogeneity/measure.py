@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,8 @@ from ..train.loading import EncodedTasks
 from .baselines import feature_distances, random_distances
 from .completion import CompletedMatrix, PairSampler
 from .distances import DistanceEstimate, HeterogeneityMatrix, MatrixKind, heterogeneity_distance, scale_losses
-from .settings import MEASURING_VERSION, HeterogeneitySettings
-from .transfer import TransferMeasurement
+from .settings import MEASURING_VERSION, HeterogeneitySettings, RunLog, run_owner
+from .transfer import TransferMeasurement, nodes_of
 
 logger = logging.getLogger(__name__)
 Floats = NDArray[np.float64]
@@ -35,42 +36,55 @@ def measure_heterogeneity(
     settings: HeterogeneitySettings,
     folder: Path,
     advance: Callable[[int], Any] | None = None,
+    *,
+    left_out: Mapping[str, str] = MappingProxyType({}),
 ) -> HeterogeneityMatrix:
     """One heterogeneity matrix of a suite: measured on a share of the pairs, imputed on the rest.
 
     A node that cannot be measured (no rows, a constant target, a model that diverges with every seed) is left out and
-    named under `excluded`; a transfer that diverges is named under `diverged`, and its pair imputed.
+    named under `excluded`; a transfer that diverges is named under `diverged`, and its pair imputed. Where no
+    interaction can be measured, the matrix has no nodes.
 
     Args:
         suite, processor, data: what to measure on.
         kind: `"unimodal"` (nodes are modality-task pairs) or `"interaction"`.
         settings: how.
         folder: finished runs are kept in it and not repeated.
-        advance: called with the number of optimizer steps made; None shows a progress bar.
+        advance: called with the number of optimizer steps that were made now, or that turn out not to be needed.
+            With those of `finished_steps` they add up to `settings.num_runs` of all the suite's nodes. None shows a
+            progress bar.
+        left_out: task of the suite that `processor` and `data` lack, to the reason.
 
     Raises:
-        ValueError: runs of another suite, other settings or another version are in the folder, or no node can be
-            measured; the message says why not.
-        FloatingPointError: the models of all nodes diverge.
+        ValueError: runs of another suite, other settings or another version are in the folder, or no modality-task
+            pair can be measured; the message says why not.
+        FloatingPointError: the models of all modality-task pairs diverge.
 
     Source: Liang et al., TMLR 05/2023, equations 1 to 8, and appendix A.2 for the imputation.
     """
-    names = suite.modality_task_pairs() if kind == "unimodal" else suite.interactions()
-    total = settings.num_runs(len(names)) * settings.num_steps
+    names = nodes_of(suite, kind)
+    planned = settings.num_runs(len(names))
     with ExitStack() as stack:
         if advance is None:
-            advance = stack.enter_context(progress_bar(f"Heterogeneity, {kind}", total))
+            bar = progress_bar(f"Heterogeneity, {kind}", planned * settings.num_steps)
+            advance = stack.enter_context(bar)
+            advance(finished_steps(suite, kind, settings, folder))
         measurement = TransferMeasurement(suite, processor, data, kind, settings, folder, advance)
         null, excluded = null_values(measurement)
         nodes = list(null)
+        advance((planned - settings.num_runs(len(nodes))) * settings.num_steps)
         if settings.method == "transfer":
             found = measure_transfers(measurement, null, excluded)
         elif settings.method == "random":
             found = random_distances(len(nodes), settings), _Losses(nodes)
         else:
-            values = feature_distances(suite, processor, data, kind, nodes, settings, folder, advance)
+            pairs = TransferMeasurement(suite, processor, data, "unimodal", settings, folder, writes=False)
+            tasks = joint_tasks(pairs)
+            values = feature_distances(suite, processor, data, kind, nodes, settings, folder, advance, tasks=tasks)
             found = values, _Losses(nodes)
     estimate, losses = found
+    why = {**{node: left_out[task] for node in names if (task := node.split("/", 1)[0]) in left_out}, **excluded}
+    excluded = {node: why[node] for node in names if node in why}
     for node, reason in excluded.items():
         logger.warning(
             "Heterogeneity is measured without %s", reason if reason.startswith(node) else f"{node}: {reason}"
@@ -92,6 +106,31 @@ def measure_heterogeneity(
         diverged=dict(measurement.log.errors),
         version=MEASURING_VERSION,
     )
+
+
+def finished_steps(suite: Suite, kind: MatrixKind, settings: HeterogeneitySettings, folder: Path) -> int:
+    """How many optimizer steps of a matrix were made by an earlier call, so that `measure_heterogeneity` skips them.
+
+    Raises:
+        ValueError: the folder holds runs of another suite, other settings or another version.
+    """
+    if settings.method != "transfer":  # a joint model that is read counts when it is
+        return 0
+    log = RunLog(folder / f"{kind}-runs.jsonl", run_owner(suite, kind, settings), writes=False)
+    return len(log.losses) * settings.num_steps
+
+
+def joint_tasks(measurement: TransferMeasurement) -> list[str]:
+    """The tasks that a joint model is trained on: those of which a modality-task pair can be measured.
+
+    Args:
+        measurement: of modality-task pairs, whichever matrix the model is for, as it serves both.
+
+    Raises:
+        ValueError: none can be.
+    """
+    known, _ = null_values(measurement)
+    return list(dict.fromkeys(node.split("/", 1)[0] for node in known))
 
 
 @dataclass
@@ -121,7 +160,7 @@ def null_values(measurement: TransferMeasurement) -> tuple[dict[str, float], dic
     """Every node's loss (or metric) of the best constant prediction, and the nodes that have none, with the reason.
 
     Raises:
-        ValueError: there are nodes, but none can be measured.
+        ValueError: no modality-task pair can be measured. A suite of which no interaction can be has none.
     """
     known, excluded = {}, {}
     metric = measurement.settings.loss_scale == "metric"
@@ -130,7 +169,7 @@ def null_values(measurement: TransferMeasurement) -> tuple[dict[str, float], dic
             known[node] = (measurement.null_metric if metric else measurement.null_loss)(node)
         except ValueError as error:
             excluded[node] = str(error)
-    if excluded and not known:
+    if excluded and not known and measurement.kind == "unimodal":
         raise ValueError(f"No node can be measured. {' '.join(excluded.values())}")
     return known, excluded
 
@@ -141,19 +180,20 @@ def measure_transfers(
     """Scratch runs of all nodes, then transfers between as many pairs as the settings say; adds to `excluded`.
 
     Raises:
-        FloatingPointError: the models of all nodes diverge.
+        FloatingPointError: the models of all modality-task pairs diverge.
     """
     settings = measurement.settings
     seeds = range(settings.seed, settings.seed + settings.num_seeds)
-    measurement.advance(min(len(measurement.log.losses), settings.num_runs(len(null))) * settings.num_steps)
     measurement.train_from_scratch(list(null), seeds)
     for node in null:
         if all(math.isnan(measurement.scratch_loss(node, seed)) for seed in seeds):
             excluded[node] = measurement.log.errors[f"{node}#{seeds[0]}"]
     nodes = [node for node in null if node not in excluded]
-    if null and not nodes:
+    if null and not nodes and measurement.kind == "unimodal":
         raise FloatingPointError(f"The models of all nodes diverge. {' '.join(excluded[node] for node in null)}")
-    scratch = np.array([[measurement.scratch_loss(node, seed) for node in nodes] for seed in seeds])
+    fewer = settings.num_pairs(len(null)) - settings.num_pairs(len(nodes))
+    measurement.advance(2 * fewer * settings.num_seeds * settings.num_steps)
+    scratch = np.array([[measurement.scratch_loss(node, seed) for node in nodes] for seed in seeds], dtype=float)
     transfer = np.full((settings.num_seeds, len(nodes), len(nodes)), np.nan)
 
     def distances() -> DistanceEstimate:
@@ -212,4 +252,4 @@ def _completed(measured: DistanceEstimate, completed: CompletedMatrix, count: in
     return DistanceEstimate(measured.transfer, measured.transfer_standard_errors, values, errors, known)
 
 
-__all__ = ["measure_heterogeneity", "measure_transfers", "null_values"]
+__all__ = ["finished_steps", "joint_tasks", "measure_heterogeneity", "measure_transfers", "null_values"]

@@ -79,17 +79,19 @@ class TransferMeasurement:
     folder.
 
     Args:
-        suite, processor, data: what to measure on; `data` is task and split to encoded rows.
+        suite, processor, data: what to measure on; `data` is task and split to encoded rows. A task of which it has no
+            rows takes no part.
         kind: which matrix.
         settings: the same for every run.
         folder: where finished runs and trained sources are kept.
-        advance: called with the number of optimizer steps that were made, counting each model's.
+        advance: called with the number of optimizer steps that were made, counting each model's; not for a source that
+            is trained again, but for runs that fall away because their source diverged.
         writes: False leaves the folder as it is.
 
     Raises:
         ValueError: runs of another suite, other settings or another version are in the folder.
 
-    Source: Liang et al., TMLR 05/2023, equations 1 to 4 (unimodal) and 6 to 8 (interaction).
+    Source: Liang et al., TMLR 05/2023, equations 1 to 3 (unimodal) and 6 to 8 (interaction).
     """
 
     def __init__(
@@ -106,11 +108,12 @@ class TransferMeasurement:
     ) -> None:
         self.process = process_state()
         self.device = self.process.device
+        owner = run_owner(suite, kind, settings)
+        suite = measurable_part(suite, data)
         self.suite, self.processor = suite, processor
         self.kind, self.settings, self.folder = kind, settings, folder
-        self.nodes = suite.modality_task_pairs() if kind == "unimodal" else suite.interactions()
+        self.nodes = nodes_of(suite, kind)
         self.advance = advance
-        owner = run_owner(suite, kind, settings)
         with self.process.main_process_first():
             path = folder / f"{kind}-runs.jsonl"
             self.log = RunLog(path, owner, writes=writes and self.process.is_main_process)
@@ -120,12 +123,17 @@ class TransferMeasurement:
         self._rows: dict[tuple[str, str], np.ndarray] = {}
 
     def train_from_scratch(self, nodes: Iterable[str], seeds: Iterable[int]) -> None:
-        """Train a model on each node alone, with every seed: L*_n (equations 1 and 8)."""
+        """Train a model on each node alone, with every seed: L*_n (equation 1; of interactions equation 8).
+
+        The weights that were best are kept: θ_n, from which transfers start (equation 2; of interactions equation 6).
+        """
         jobs = [Job(node, seed) for seed in seeds for node in nodes]
         self._run([job for job in jobs if job.runs[0] not in self.log.losses])
 
     def transfer(self, directions: Iterable[tuple[str, str]], seeds: Iterable[int]) -> None:
-        """Train on each (source, target) from what was learned on the source: L*_{m->n} (equations 3 and 7).
+        """Train on each (source, target) from what was learned on the source: L*_{m->n}.
+
+        Equation 3, θ <- θ_m with the θ_m of equation 2; of interactions equation 7, with the θ_m of equation 6.
 
         The same on the target as from scratch, its shared parameters first trained on the source. From a source that
         diverged nothing is trained.
@@ -134,8 +142,10 @@ class TransferMeasurement:
         missing: dict[Job, None] = {}
         for seed, (source, target) in itertools.product(seeds, directions):
             scratch = Job(source, seed)
-            diverged = scratch.runs[0] in self.log.errors
-            if diverged or Job(target, seed, (source,)).runs[0] in self.log.losses:
+            if Job(target, seed, (source,)).runs[0] in self.log.losses:
+                continue
+            if scratch.runs[0] in self.log.errors:
+                self.advance(self.settings.num_steps)
                 continue
             sources.setdefault((target, seed), []).append(source)
             if not self._has_source(source, seed):
@@ -215,14 +225,20 @@ class TransferMeasurement:
             wave = jobs[start : start + world]
             own = self._make(wave[rank]) if rank < len(wave) else None
             for place, (job, outcome) in enumerate(zip(wave, gather_object([own]), strict=False)):
-                self._keep(job, outcome)
-                if place != rank:
+                if place != rank and self._is_new(job):
                     self.advance(len(job.runs) * self.settings.num_steps)
+                self._keep(job, outcome)
         self.process.wait_for_everyone()
 
     def _make(self, job: Job) -> Outcome:
         starts = [safetensors.torch.load_file(self._source_path(source, job.seed)) for source in job.sources]
-        outcome = self._train(job.target, job.seed, starts or [{}], keep=not job.sources)
+        advance = self.advance
+        if not self._is_new(job):
+            self.advance = _ignored
+        try:
+            outcome = self._train(job.target, job.seed, starts or [{}], keep=not job.sources)
+        finally:
+            self.advance = advance
         for index, source in enumerate(job.sources):
             if (error := outcome.errors[index]) is not None:
                 outcome.errors[index] = f"After training on {source}: {error}"
@@ -240,6 +256,10 @@ class TransferMeasurement:
         if new:
             errors = {job.runs[index]: error for index in new if (error := outcome.errors[index]) is not None}
             self.log.add({job.runs[index]: outcome.losses[index] for index in new}, errors)
+
+    def _is_new(self, job: Job) -> bool:
+        """Whether the job gives results; a source whose weights are gone is trained again for these alone."""
+        return any(run not in self.log.losses for run in job.runs)
 
     def _source_path(self, node: str, seed: int) -> Path:
         return self.folder / f"{self.kind}-sources" / f"{node.replace('/', '.')}-seed{seed}.safetensors"
@@ -386,6 +406,25 @@ class TransferMeasurement:
         return metric_value(metric, task, description, self.processor, predictions, labels)
 
 
+def nodes_of(suite: Suite, kind: MatrixKind) -> list[str]:
+    """The nodes of a suite's matrix, whether they can be measured or not."""
+    return suite.modality_task_pairs() if kind == "unimodal" else suite.interactions()
+
+
+def measurable_part(suite: Suite, data: EncodedTasks) -> Suite:
+    """The suite without the tasks of which there are no rows.
+
+    Raises:
+        ValueError: there are no rows of any task.
+    """
+    tasks = [task for task in suite.tasks if task in data]
+    return suite if len(tasks) == len(suite.tasks) else suite.select(tasks)
+
+
+def _ignored(steps: int) -> None:
+    """In place of a progress bar."""
+
+
 def _mean_of_labelled(losses: list[Tensor], labels: list[Tensor]) -> float:
     """Mean loss over all labels of several batches, of which each loss is the mean of one."""
     counts = [int(labelled(batch).sum()) for batch in labels]
@@ -415,4 +454,4 @@ def _is_constant(labels: Tensor) -> bool:
     return bool((high.amax(0) <= low.amin(0)).all())
 
 
-__all__ = ["Job", "Outcome", "TransferMeasurement"]
+__all__ = ["Job", "Outcome", "TransferMeasurement", "measurable_part", "nodes_of"]

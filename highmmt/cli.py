@@ -124,6 +124,14 @@ def run(
     seeds: Annotated[
         int, typer.Option(min=1, help="Repetitions of all training; the table then gives mean and deviation.")
     ] = 1,
+    measurement_seeds: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Runs of every heterogeneity entry, which give it an error. Default: what the suite says, or else 1.",
+            rich_help_panel=MEASURING,
+        ),
+    ] = None,
     report_to: ReportTo = None,
 ) -> None:
     """The whole workflow on a suite, with a report at the end.
@@ -150,6 +158,7 @@ def run(
             output_dir,
             quick=quick,
             num_seeds=seeds,
+            measurement_seeds=measurement_seeds,
             on_stage=lambda name: say(f"[bold]{stages[name]}[/]"),
             report_to=report_to or (),
         )
@@ -176,6 +185,10 @@ def heterogeneity(
         ),
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Runs of every entry.", rich_help_panel=MEASURING)] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Of the first run of every entry; further runs count up.", rich_help_panel=MEASURING),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Optimizer steps of every run.", rich_help_panel=MEASURING)
     ] = None,
@@ -212,6 +225,7 @@ def heterogeneity(
         {
             "share": share,
             "num_seeds": seeds,
+            "seed": seed,
             "num_steps": steps,
             "method": method and method.value,
             "loss_scale": loss_scale and loss_scale.value,
@@ -219,7 +233,7 @@ def heterogeneity(
     )
     with writes_to(output_dir):
         loaded = load_named_suite(suite, tasks, data_dir)
-        from .commands import estimate_suite, is_main_process, measure_suite
+        from .commands import costs_of, estimate_suite, is_main_process, measure_suite
 
         if dry_run:
             _print_estimates(estimate_suite(loaded, output_dir, quick=quick, changes=changes))
@@ -228,6 +242,7 @@ def heterogeneity(
     if is_main_process():
         for matrix in matrices.values():
             _print_matrix(matrix)
+        tell(f"Cost: {'; '.join(costs_of(output_dir))}")
         tell(f"Figures: {output_dir / 'heterogeneity' / 'figures'}")
 
 

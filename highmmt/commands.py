@@ -25,13 +25,16 @@ from torch import Tensor
 from .analysis import (
     KINDS,
     GroupSizes,
+    Prepared,
     StudySettings,
+    check_matrices,
     choose_groups,
     draw_sample,
     groups_by_hand,
     load_model,
     load_model_folder,
     measure_matrices,
+    measuring_costs,
     open_run_folder,
     save_stability,
     write_changed,
@@ -58,6 +61,7 @@ from .processing.arrow import is_list, plain_array
 from .processing.targets import best_matches, name_matches
 from .suites import Suite, load_suite
 from .suites.lines import did_you_mean
+from .suites.loading import EmptySplitError
 from .suites.row_paths import path_columns, with_whole_paths
 from .train import MultitaskTrainer, encode_suite, metric_names
 from .train.processes import process_state
@@ -79,7 +83,7 @@ def measure_suite(
 ) -> dict[str, HeterogeneityMatrix]:
     """Both heterogeneity matrices of a suite, measured or read from the run folder where they are there already.
 
-    Their figures are drawn into the folder.
+    Their figures are drawn into the folder. A task without training or validation rows is left out.
 
     Raises:
         ValueError: the folder holds something else, or its matrices were measured with other settings.
@@ -94,6 +98,15 @@ def measure_suite(
     return {kind: matrices[kind] for kind in KINDS}
 
 
+def costs_of(folder: Path) -> list[str]:
+    """What each matrix of a run folder took to measure, in words."""
+    costs = measuring_costs(folder / "heterogeneity")
+    return [
+        f"{kind} {runs} run{'' if runs == 1 else 's'}" + ("" if seconds is None else f" in {seconds:.1f} s")
+        for kind, (runs, seconds) in costs.items()
+    ]
+
+
 def estimate_suite(
     suite: Suite, folder: Path, *, quick: bool = False, changes: Mapping[str, Any] | None = None
 ) -> dict[str, SweepEstimate]:
@@ -103,10 +116,11 @@ def estimate_suite(
         ValueError: the folder holds runs of something else, or nothing can be measured.
     """
     settings = _heterogeneity_settings(suite, quick, changes)
-    processor, data = _prepared(suite)
+    ready = _prepared(suite)
     runs = folder / "heterogeneity" / "runs"
     estimates: dict[str, SweepEstimate] = {
-        kind: estimate_sweep(suite, processor, data, kind, settings, runs) for kind in KINDS
+        kind: estimate_sweep(suite, ready.processor, ready.data, kind, settings, runs, left_out=ready.left_out)
+        for kind in KINDS
     }
     if settings.method == "feature":  # the joint models that the first matrix needs serve the second as well
         estimates[KINDS[1]] = dataclasses.replace(estimates[KINDS[1]], runs=0, finished=0, seconds=0.0)
@@ -124,9 +138,25 @@ def _heterogeneity_settings(suite: Suite, quick: bool, changes: Mapping[str, Any
     return dataclasses.replace(StudySettings.for_suite(suite, quick=quick).heterogeneity, **(changes or {}))
 
 
-def _prepared(suite: Suite) -> tuple[HighMMTProcessor, Any]:
-    processor = suite.build_processor()
-    return processor, encode_suite(suite, processor)
+def _prepared(suite: Suite) -> Prepared:
+    """Processor and data of the tasks that have rows to train on and to validate with.
+
+    Raises:
+        ValueError: no task has.
+    """
+    left_out = {}
+    for task in suite.tasks:
+        try:
+            suite.load(task)
+        except EmptySplitError as error:
+            if error.split == "test":  # not needed here, but a suite that no command will take should say so early
+                raise
+            left_out[task] = str(error)
+    if len(left_out) == len(suite.tasks):
+        raise ValueError(f"No node can be measured. {' '.join(left_out.values())}")
+    part = suite.select([task for task in suite.tasks if task not in left_out]) if left_out else suite
+    processor = part.build_processor()
+    return Prepared(processor, encode_suite(part, processor), left_out)
 
 
 def is_main_process() -> bool:
@@ -172,13 +202,14 @@ def cluster_folder(
 
     Raises:
         FileNotFoundError: the folder or its matrices are not there.
-        ValueError: impossible numbers of groups, groups by hand that are not complete, or the folder's models were
-            trained with other groups than these.
+        ValueError: matrices that do not belong together, impossible numbers of groups, groups by hand that are not
+            complete, or the folder's models were trained with other groups than these.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: there is no such run folder.")
     path = output or folder / "parameter_groups.json"
     matrices = {kind: HeterogeneityMatrix.from_json_file(folder / "heterogeneity" / f"{kind}.json") for kind in KINDS}
+    check_matrices(matrices, folder)
     if by_hand is None:
         groups = choose_groups(matrices, functools.partial(_group_sizes, folder), linkage=linkage, **numbers)
     else:

@@ -18,7 +18,7 @@ from ..configuration.configuration_highmmt import ModalityConfig
 from ..processing.kinds import ALIASES, SERIALIZERS, option_names
 from ..processing.processing_highmmt import MODEL_OPTIONS
 from .builders import builder_class, builder_names, builder_options
-from .schema import METRICS, NOT_SIZES, PROBLEM_TYPES, SUITE_KEYS, TASK_KEYS, TRAINING_KEYS
+from .schema import HETEROGENEITY_KEYS, METRICS, NOT_SIZES, PROBLEM_TYPES, SUITE_KEYS, TASK_KEYS, TRAINING_KEYS
 from .splits import SPLITS
 
 _NAMES = {"pattern": "^[A-Za-z0-9][A-Za-z0-9_-]*$"}
@@ -37,6 +37,16 @@ _TRAINING_TYPES: dict[str, dict[str, Any]] = {
 }
 
 
+_HETEROGENEITY_TYPES: dict[str, dict[str, Any]] = {
+    "method": {"enum": ["transfer", "random", "feature"]},
+    "loss_scale": {"enum": ["null", "none", "metric"]},
+    "share": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+    "learning_rate": {"type": "number", "exclusiveMinimum": 0},
+    "weight_decay": _WEIGHT,
+    "seed": {"type": "integer", "minimum": 0},
+}
+
+
 def suite_json_schema() -> dict[str, Any]:
     """The schema (draft 7, which editors' YAML plug-ins know) as plain data."""
     tasks = {"type": "object", "minProperties": 1, "propertyNames": _NAMES, "additionalProperties": _task()}
@@ -46,6 +56,7 @@ def suite_json_schema() -> dict[str, Any]:
         "description": _TEXT,
         "model": _object(_model()),
         "training": _object({key: _training(key) for key in TRAINING_KEYS}),
+        "heterogeneity": _object({key: _HETEROGENEITY_TYPES.get(key, _WHOLE) for key in HETEROGENEITY_KEYS}),
         "modalities": modalities,
         "tasks": tasks,
     }

@@ -27,6 +27,19 @@ _QUIET_BELOW_BYTES = 64 * 2**20  # no progress bars for what loads in a moment
 _NOT_DATA = ("cache-", "tmp")  # what `datasets` leaves in a saved folder
 
 
+class EmptySplitError(ValueError):
+    """A split of a task has no rows.
+
+    Args:
+        split: train, validation or test.
+        message: what is wrong, with suite, task and file.
+    """
+
+    def __init__(self, split: str, message: str) -> None:
+        super().__init__(message)
+        self.split = split
+
+
 def resolve_path(path: str, base: Path | None) -> str:
     """A data path made absolute: `package://` names this package's files, relative ones start at `base`.
 
@@ -223,7 +236,7 @@ def parquet_columns(source: Mapping[str, Any], splits: Mapping[str, Any], where:
         except (OSError, ValueError) as error:
             raise ValueError(f"{where}: the data file {file} cannot be read: {one_line(error)}") from error
         if not metadata.num_rows:
-            raise ValueError(f"{where}: the {split} split has no rows in {file}.")
+            raise EmptySplitError(split, f"{where}: the {split} split has no rows in {file}.")
         columns[file] = metadata.schema.to_arrow_schema().names
     return columns
 
@@ -299,7 +312,8 @@ def _load(source: Mapping[str, Any], files: list[Path], splits: Mapping[str, Any
     except (datasets.exceptions.DatasetsError, OSError, ValueError, TypeError, KeyError) as error:
         if empty := re.search(r'Instruction "([^"]+)" corresponds to no data', str(error)):
             split = next((split for split in SPLITS if splits.get(split) == empty[1]), empty[1])
-            raise ValueError(f"{where}: the {split} split (split {empty[1]!r} of the source) has no rows.") from error
+            message = f"{where}: the {split} split (split {empty[1]!r} of the source) has no rows."
+            raise EmptySplitError(split, message) from error
         broken = _unreadable_file(source, files)
         if broken is not None:
             raise ValueError(f"{where}: the data file {broken[0]} cannot be read: {broken[1]}") from error
@@ -354,7 +368,7 @@ def _three_splits(loaded: DatasetDict, splits: Mapping[str, Any], where: str) ->
     for split in SPLITS:
         if not len(rows[split]):
             source_name = f" (split {named[split]!r} of the source)" if split in named else " (too few rows to divide)"
-            raise ValueError(f"{where}: the {split} split{source_name} has no rows.")
+            raise EmptySplitError(split, f"{where}: the {split} split{source_name} has no rows.")
     return {split: rows[split] for split in SPLITS}
 
 
@@ -403,6 +417,7 @@ def without_progress_bars() -> Iterator[None]:
 
 __all__ = [
     "PACKAGE",
+    "EmptySplitError",
     "check_column",
     "content_hashes",
     "file_sha256",

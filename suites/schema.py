@@ -47,7 +47,7 @@ DEFAULT_METRIC = {
     "retrieval": "recall_at_1",
 }
 
-SUITE_KEYS = ("name", "description", "model", "training", "modalities", "tasks")
+SUITE_KEYS = ("name", "description", "model", "training", "heterogeneity", "modalities", "tasks")
 # What a suite may say of training; values are checked by `highmmt.train` and, for groups, by `highmmt.analysis`, which
 # this room does not know.
 TRAINING_KEYS = (
@@ -68,6 +68,20 @@ TRAINING_KEYS = (
     "eval_batch_size",
     "patience",
     "mixed_precision",
+)
+# How its heterogeneity is measured; values are checked by `highmmt.heterogeneity`.
+HETEROGENEITY_KEYS = (
+    "method",
+    "share",
+    "num_seeds",
+    "num_steps",
+    "num_evaluations",
+    "batch_size",
+    "learning_rate",
+    "weight_decay",
+    "rank",
+    "loss_scale",
+    "seed",
 )
 TASK_KEYS = (
     "source",
@@ -126,6 +140,7 @@ def check_suite(document: Document) -> dict[str, Any]:
         "tasks": tasks,
         "model": _model(document, data.get("model", {})),
         "training": _training(document, data.get("training", {})),
+        "heterogeneity": _heterogeneity(document, data.get("heterogeneity", {})),
     }
 
 
@@ -151,6 +166,15 @@ def _training(document: Document, values: Any) -> dict[str, Any]:
     for key in (name for name in TRAINING_KEYS if name.startswith("num_")):
         if key in values and (isinstance(values[key], bool) or not isinstance(values[key], int) or values[key] < 1):
             raise document.error(("training", key), f"{key} must be a whole number, 1 or more, not {values[key]!r}.")
+    return dict(values)
+
+
+def _heterogeneity(document: Document, values: Any) -> dict[str, Any]:
+    if values == {}:
+        return {}
+    document.check_keys(("heterogeneity",), values, HETEROGENEITY_KEYS)
+    if "loss_scale" in values and values["loss_scale"] is None:
+        raise document.error(("heterogeneity", "loss_scale"), 'YAML reads a bare null as nothing; write "null".')
     return dict(values)
 
 

@@ -93,6 +93,7 @@ class Suite:
         description: one sentence about the suite.
         model: sizes of the model, settings of `HighMMTConfig`; its defaults hold for the rest.
         training: settings of the recipes, such as `num_pretraining_epochs` and `learning_rate`.
+        heterogeneity: settings of the measurement, such as `share` and `num_seeds`.
         path: the file it was read from, None where it was made from a dict.
     """
 
@@ -102,6 +103,7 @@ class Suite:
     description: str = ""
     model: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    heterogeneity: dict[str, Any] = field(default_factory=dict)
     path: Path | None = field(default=None, compare=False)
     document: Document | None = field(default=None, compare=False, repr=False)
 
@@ -253,8 +255,9 @@ class Suite:
 
         Raises:
             FileNotFoundError: a data file is not there.
-            ValueError: an unknown task, data that cannot be read, a column that is not in the data, a split without
-                rows, or relative paths in rows of several folders.
+            EmptySplitError: a split has no rows; it is a `ValueError`, too.
+            ValueError: an unknown task, data that cannot be read, a column that is not in the data, or relative paths
+                in rows of several folders.
         """
         from .row_paths import path_columns, with_whole_paths
 
@@ -308,6 +311,8 @@ class Suite:
             "description": self.description,
             "model": _copied(self.model),
             "training": _copied(self.training),
+            # Left out where it says nothing, so that suites without it keep their fingerprints.
+            **({"heterogeneity": _copied(self.heterogeneity)} if self.heterogeneity else {}),
             "modalities": _copied(self.modalities),
             "tasks": {name: task.to_dict() for name, task in self.tasks.items()},
         }

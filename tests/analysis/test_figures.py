@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from highmmt.analysis import choose_groups, save_stability, write_changed, write_figures
@@ -129,6 +133,55 @@ def test_changed_groups_are_drawn_anew_and_stability_of_others_is_not_shown(tmp_
     (run / "parameter_groups.json").unlink()
     write_figures(run)
     assert not any(re.fullmatch(r"U\d", text) for text in texts(folder / "unimodal_matrix.svg"))
+
+
+def test_no_text_is_cut_off_and_none_lies_on_another_at_fourteen_nodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [f"{task}/{name}" for task in ("digits", "parkinson_disease") for name in "abcdef"]
+    nodes += ["push/proprioception", "motion/accelerometer"]
+    run = make_run(tmp_path, nodes, num_unimodal_groups=2, num_crossmodal_groups=5)
+    save, draw, boxes, drawn = Figure.savefig, Text.draw, [], set()
+
+    def noted(figure: Figure, *arguments: Any, **options: Any) -> None:
+        save(figure, *arguments, **options)
+        boxes.append(options["bbox_inches"])
+
+    def noted_text(text: Text, *arguments: Any) -> None:
+        draw(text, *arguments)
+        if text.get_text() and text.get_visible():
+            drawn.add(text)
+
+    monkeypatch.setattr(Figure, "savefig", noted)
+    monkeypatch.setattr(Text, "draw", noted_text)
+    views = module.read_views(run)
+    with module.fixed_style():
+        figures = {**dict(module._figures(views)), "overview": module.overview_figure(views)}
+        for name, figure in figures.items():
+            drawn.clear()
+            picture = module.draw_files(name, figure)[f"{name}.png"]
+            renderer, box = figure.canvas.get_renderer(), boxes[-1]
+            to_inches = figure.dpi_scale_trans.inverted()
+            for text in drawn:
+                place = text.get_window_extent(renderer).transformed(to_inches)
+                assert box.x0 <= place.x0 and place.x1 <= box.x1, (name, text)
+                assert box.y0 <= place.y0 and place.y1 <= box.y1, (name, text)
+                assert text.get_fontsize() >= 6, (name, text)
+            # What is cut off reaches the edge of the picture.
+            with Image.open(io.BytesIO(picture)) as opened:
+                pixels = np.asarray(opened.convert("L"))
+            edges = (pixels[:4], pixels[-4:], pixels[:, :4], pixels[:, -4:])
+            assert all((edge == 255).all() for edge in edges), name
+            number = re.compile(r"~?\d+\.?\d*")
+            upright = [
+                text
+                for text in drawn
+                if not text.get_rotation() and (text.get_text() in nodes or number.fullmatch(text.get_text()))
+            ]
+            places = [(text, text.get_window_extent(renderer)) for text in upright]
+            for (one, first), (other, second) in itertools.combinations(places, 2):
+                assert not first.overlaps(second), (name, one, other)
+    assert len(figures) == 9
 
 
 def test_without_a_matrix_of_two_nodes_there_is_nothing_to_draw(tmp_path: Path) -> None:

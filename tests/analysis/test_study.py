@@ -17,7 +17,9 @@ from huggingface_hub import ModelCard
 from highmmt import load_suite, run_study
 from highmmt.analysis import Study, StudySettings, select_tasks
 from highmmt.configuration import ParameterGroups
+from highmmt.heterogeneity import HeterogeneitySettings
 from highmmt.suites import Suite
+from highmmt.suites.schema import HETEROGENEITY_KEYS
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +201,24 @@ def test_settings_come_from_the_suite_and_quick_cuts_all_that_takes_time(suite: 
     assert quick.pretraining.num_epochs < usual.pretraining.num_epochs
     assert quick.heterogeneity.num_steps < usual.heterogeneity.num_steps
     assert quick.heterogeneity.share < usual.heterogeneity.share
+
+
+def test_how_heterogeneity_is_measured_is_said_by_the_suite(suite: Suite) -> None:
+    own = dataclasses.replace(
+        suite, heterogeneity={"share": 0.5, "num_seeds": 3, "num_steps": 7, "loss_scale": "none"}
+    )
+    found = StudySettings.for_suite(own).heterogeneity
+    assert (found.share, found.num_seeds, found.num_steps, found.loss_scale) == (0.5, 3, 7, "none")
+    assert found.learning_rate == 0.01
+    assert StudySettings.for_suite(suite).heterogeneity.num_seeds == 1
+    assert StudySettings.for_suite(own, measurement_seeds=2).heterogeneity.num_seeds == 2
+    assert StudySettings.for_suite(own, quick=True).heterogeneity == dataclasses.replace(
+        StudySettings.for_suite(suite, quick=True).heterogeneity, loss_scale="none"
+    )
+    assert set(HETEROGENEITY_KEYS) == {field.name for field in dataclasses.fields(HeterogeneitySettings)}
+    for wrong, message in ({"share": 2}, "share=2"), ({"method": "guess"}, "'guess' is not one of transfer"):
+        with pytest.raises(ValueError, match=f"'tiny', heterogeneity: .*{message}"):
+            StudySettings.for_suite(dataclasses.replace(suite, heterogeneity=wrong))
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,33 @@ def test_a_budget_that_cannot_be_kept_or_computed_is_refused(
     assert not (folder / "parameter_groups.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"version": 1}, ["unimodal.json was measured by version 1 of the measurement, now it is 2"]),
+        ({"settings": {"seed": 7}}, ["interaction.json", "different settings", "seed: 7 there, 0 now"]),
+        ({"settings": {"method": "feature"}}, ["different settings", "method: 'feature' there, 'transfer' now"]),
+        ({"suite_fingerprint": "0" * 64}, ["unimodal.json was measured on another suite", "run.json"]),
+    ],
+    ids=["version", "seed", "method", "suite"],
+)
+def test_matrices_that_do_not_belong_together_are_refused(
+    tiny: ModuleType, folder: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], words: list[str]
+) -> None:
+    file = folder / "heterogeneity" / "unimodal.json"
+    matrix = json.loads(file.read_text(encoding="utf-8"))
+    settings = {**matrix["settings"], **changes.get("settings", {})}
+    file.write_text(json.dumps({**matrix, **changes, "settings": settings}), encoding="utf-8")
+    assert tiny.highmmt("cluster", folder) == 2
+    said = capsys.readouterr().err
+    assert all(word in said for word in words)
+    assert not (folder / "parameter_groups.json").exists()
+    if "suite_fingerprint" in changes:
+        (folder / "run.json").unlink()
+        assert tiny.highmmt("cluster", folder) == 2
+        assert "interaction.json was measured on another suite" in capsys.readouterr().err
+
+
 def by_hand(folder: Path) -> dict[str, Any]:
     """Groups by hand of the tiny suite, interactions spelt the other way round."""
     nodes = {
@@ -188,8 +215,22 @@ def _text(change: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]],
             lambda values: json.dumps(values).replace('"walk/series"', '"walk/series": 0, "walk/series"'),
             ["name 'walk/series' twice"],
         ),
+        (
+            _text(lambda values: values["crossmodal"].update({"walk/series+remark": 0, "walk/remark+series": 0})),
+            ["one interaction twice", "'walk/series+remark'", "'walk/remark+series'"],
+        ),
     ],
-    ids=["missing", "no interactions", "unknown", "gap", "no number", "other part", "no JSON", "twice"],
+    ids=[
+        "missing",
+        "no interactions",
+        "unknown",
+        "gap",
+        "no number",
+        "other part",
+        "no JSON",
+        "twice",
+        "twice, turned",
+    ],
 )
 def test_groups_by_hand_that_are_not_complete_are_refused_by_name(
     tiny: ModuleType,

@@ -160,12 +160,98 @@ def test_a_suite_of_which_nothing_can_be_measured_is_refused(
     fast = tiny.write_suite(rows, {"training.learning_rate": 1e30}, "fast.yaml")
     assert tiny.highmmt("heterogeneity", fast, "--quick", "-o", tmp_path / "fast") == 2
     assert "The models of all nodes diverge. signs/image: the training loss of step 2" in capsys.readouterr().err
-    validation = rows / "walk-validation.parquet"
-    pq.write_table(pq.read_table(validation).slice(0, 0), validation)
+    for task in ("signs", "walk", "tones"):
+        validation = rows / f"{task}-validation.parquet"
+        pq.write_table(pq.read_table(validation).slice(0, 0), validation)
     command = ["heterogeneity", rows / suite_file.name, "--quick", "-o", tmp_path / "empty"]
     assert tiny.highmmt(*command) == 2
-    assert "tasks.walk: the validation split has no rows" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "No node can be measured." in said and "tasks.walk: the validation split has no rows" in said
     assert not list((tmp_path / "empty").rglob("*-runs.jsonl"))
+
+
+@pytest.mark.parametrize("method", ["transfer", "feature"])
+def test_the_sweep_goes_on_without_a_task_that_has_no_validation_rows(
+    tiny: ModuleType, suite_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str
+) -> None:
+    rows, out = Path(shutil.copytree(suite_file.parent, tmp_path / "rows")), tmp_path / "out"
+    validation = rows / "walk-validation.parquet"
+    pq.write_table(pq.read_table(validation).slice(0, 0), validation)
+    command: list[Any] = ["heterogeneity", rows / suite_file.name, "--quick", "--method", method, "-o", out]
+    assert tiny.highmmt(*command, "--dry-run") == 0
+    assert "tasks.walk: the validation split has no rows" in capsys.readouterr().out and not out.exists()
+    assert tiny.highmmt(*command) == 0
+    assert "Left out: walk/remark: " in (said := capsys.readouterr().err) and str(validation) in said
+    for kind, left_out in (("unimodal", ["walk/series", "walk/remark"]), ("interaction", ["walk/series+remark"])):
+        matrix = json.loads((out / "heterogeneity" / f"{kind}.json").read_text(encoding="utf-8"))
+        assert list(matrix["excluded"]) == left_out and not set(left_out) & set(matrix["nodes"])
+    assert tiny.highmmt("cluster", out, "--unimodal-groups", "2") == 0
+    groups = json.loads((out / "parameter_groups.json").read_text(encoding="utf-8"))
+    assert sorted(groups["unimodal"].values()) == [0, 0, 1, 2, 3] and len(groups["crossmodal"]) == 2
+    if method == "transfer":  # training cannot do without
+        assert tiny.highmmt("run", rows / suite_file.name, "--quick", "-o", tmp_path / "run") == 2
+        assert "tasks.walk: the validation split has no rows" in capsys.readouterr().err
+
+
+def test_a_suite_whose_only_interaction_cannot_be_measured_has_an_empty_matrix_and_goes_on(
+    tiny: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = {
+        "tasks.walk.modalities.remark": None,
+        "modalities.remark": None,
+        "training.num_crossmodal_groups": None,
+    }
+    suite, out = tiny.write_suite_with_rows(tmp_path / "rows", changes), tmp_path / "out"
+    _write(
+        tmp_path / "rows" / "signs-validation.parquet",
+        "label",
+        lambda labels: labels.__setitem__(slice(None), [1] * 20),
+    )
+    assert tiny.highmmt("heterogeneity", suite, "--quick", "-o", tmp_path / "measured") == 0
+    assert "Left out: signs/image+table: the target of the validation rows" in capsys.readouterr().err
+    matrix = json.loads((tmp_path / "measured" / "heterogeneity" / "interaction.json").read_text(encoding="utf-8"))
+    assert matrix["nodes"] == [] and list(matrix["excluded"]) == ["signs/image+table"]
+    assert tiny.highmmt("cluster", tmp_path / "measured") == 0
+    assert tiny.highmmt("run", suite, "--quick", "-o", out) == 0
+    groups = json.loads((out / "parameter_groups.json").read_text(encoding="utf-8"))
+    assert groups["crossmodal"] == {"signs/image+table": 0} and len(groups["unimodal"]) == 4
+
+
+def test_what_the_matrices_cost_is_said_and_the_time_of_stopped_calls_counts(
+    tiny: ModuleType,
+    suite_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from highmmt.heterogeneity import TransferMeasurement
+
+    command: list[Any] = ["heterogeneity", suite_file, "--quick", "--seed", "5", "-o", tmp_path / "out"]
+    train, seconds = TransferMeasurement._train, tmp_path / "out" / "heterogeneity" / "seconds.json"
+
+    def stopped(self: TransferMeasurement, *arguments: Any, **options: Any) -> Any:
+        if len(self.log.losses) >= 3:
+            raise KeyboardInterrupt
+        return train(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TransferMeasurement, "_train", stopped)
+        assert tiny.highmmt(*command) == 130
+    before = json.loads(seconds.read_text(encoding="utf-8"))["heterogeneity, unimodal"]
+    capsys.readouterr()
+    assert tiny.highmmt(*command) == 0
+    said = capsys.readouterr().out
+    after = json.loads(seconds.read_text(encoding="utf-8"))
+    assert 0 < before < after["heterogeneity, unimodal"]
+    shown = {kind: f"{value:.1f}" for kind, value in after.items()}
+    assert (
+        f"Cost: unimodal 7 runs in {shown['heterogeneity, unimodal']} s; "
+        f"interaction 4 runs in {shown['heterogeneity, interaction']} s"
+    ) in said
+    matrix = json.loads((tmp_path / "out" / "heterogeneity" / "unimodal.json").read_text(encoding="utf-8"))
+    assert matrix["settings"]["seed"] == 5
+    assert tiny.highmmt(*command) == 0
+    assert capsys.readouterr().out == said
 
 
 def test_a_folder_of_another_suite_seed_or_version_is_refused_and_left_as_it_is(

@@ -12,6 +12,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from highmmt.configuration import ParameterGroups
 from highmmt.heterogeneity.clustering import (
+    SILHOUETTE_TIE,
     cluster_nodes,
     cluster_parameter_groups,
     dendrogram_cut,
@@ -157,6 +158,23 @@ def test_counts_by_hand_are_kept_and_a_missing_one_is_found() -> None:
     assert cluster_parameter_groups(unimodal, interaction, num_unimodal_groups=4).num_crossmodal_groups == 2
 
 
+def test_of_numbers_with_nearly_the_same_silhouette_the_smallest_is_taken() -> None:
+    # Two clear pairs of pairs: whether two or four groups are better hangs on how far the pairs are from each other.
+    def chosen(gap: float) -> tuple[int, dict[int, float]]:
+        points = np.array([0, 1, gap, gap + 1, 50, 51, 50 + gap, 51 + gap])
+        values = np.abs(points[:, None] - points[None])
+        groups = cluster_parameter_groups(matrix("unimodal", [f"a/{name}" for name in "abcdefgh"], values), None)
+        return groups.num_unimodal_groups, silhouette_curve(values)
+
+    taken = {}
+    for gap in np.arange(3, 30, 0.5):
+        number, curve = chosen(gap)
+        taken[number] = taken.get(number, 0) + (curve[number] < max(curve.values()))
+        assert curve[number] >= max(curve.values()) - SILHOUETTE_TIE - 1e-9
+        assert all(curve[fewer] < max(curve.values()) - SILHOUETTE_TIE for fewer in range(2, number))
+    assert set(taken) == {2, 4} and taken[2] > 0 and taken[4] == 0
+
+
 def test_automatic_groups_follow_the_silhouette() -> None:
     unimodal, interaction = published()
     curve = silhouette_curve(unimodal.values)
@@ -256,6 +274,9 @@ def test_matrices_that_do_not_belong_together_are_refused() -> None:
     unscaled = matrix("interaction", INTERACTIONS, interaction.values, loss_scale="none")
     with pytest.raises(ValueError, match="'null' in one and 'none' in the other"):
         cluster_parameter_groups(unimodal, unscaled, k=6)
+    by_features = matrix("interaction", INTERACTIONS, interaction.values, settings={"method": "feature"})
+    with pytest.raises(ValueError, match="the method is 'transfer' in one and 'feature' in the other"):
+        cluster_parameter_groups(unimodal, by_features, max_parameters=100)
     with pytest.raises(ValueError, match="no interaction matrix"):
         cluster_parameter_groups(unimodal, None, num_crossmodal_groups=2)
 

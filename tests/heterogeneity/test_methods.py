@@ -165,8 +165,59 @@ def test_feature_distances_are_squared_differences_of_mean_features(
 
 
 def test_a_joint_model_that_diverges_is_an_error(measure: Callable[..., HeterogeneityMatrix]) -> None:
-    with pytest.raises(FloatingPointError, match="joint model's training loss of step .* learning_rate"):
+    with pytest.raises(FloatingPointError, match="joint model's training loss of step .* shapes.* learning_rate"):
         measure(method="feature", learning_rate=1e30)
+
+
+def test_the_task_by_which_a_joint_model_diverges_is_named(
+    prepared: tuple[Suite, Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite, processor, data = prepared
+    collate = type(processor).collate
+
+    def broken(self: Any, task: str, *arguments: Any, **options: Any) -> Any:
+        batch = collate(self, task, *arguments, **options)
+        if task == "arm" and len(batch["labels"]["arm"]) == FAST.batch_size:
+            batch["labels"]["arm"] = batch["labels"]["arm"] * 1e30
+        return batch
+
+    monkeypatch.setattr(type(processor), "collate", broken)
+    settings = dataclasses.replace(FAST, method="feature")
+    with pytest.raises(FloatingPointError, match=r"loss of step 1 is inf, by the task arm\. Lower"):
+        train_jointly(suite, processor, data, settings, 0, lambda steps: None)
+
+
+def test_without_an_interaction_no_joint_model_is_trained(prepared: tuple[Suite, Any, Any], tmp_path: Path) -> None:
+    suite, processor, data = prepared
+    settings, advanced = dataclasses.replace(FAST, method="feature"), []
+    rows = data["arm"]["validation"]
+    without = rows.select([number for number, series in enumerate(rows["series"]) if not series])
+    changed = {**data, "arm": {**data["arm"], "validation": without}}
+    matrix = measure_heterogeneity(
+        suite.select(["arm", "tone"]), processor, changed, "interaction", settings, tmp_path, advanced.append
+    )
+    assert matrix.nodes == [] and list(matrix.excluded) == ["arm/series+table"]
+    assert sum(advanced) == settings.num_steps and not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_task_that_cannot_be_measured_has_no_part_in_the_joint_model(
+    prepared: tuple[Suite, Any, Any], tmp_path: Path
+) -> None:
+    suite, processor, data = prepared
+    rows = data["shapes"]["validation"]
+    same = rows.select([number for number, label in enumerate(rows["labels"]) if label == rows["labels"][0]])
+    changed = {**data, "shapes": {**data["shapes"], "validation": same}}
+    settings = dataclasses.replace(FAST, method="feature")
+    found = measure_heterogeneity(suite, processor, changed, "unimodal", settings, tmp_path / "all")
+    part = suite.select([task for task in suite.tasks if task != "shapes"])
+    alone = measure_heterogeneity(part, processor, data, "unimodal", settings, tmp_path / "part")
+    assert list(found.excluded) == ["shapes/spectrum", "shapes/table"]
+    assert found.nodes == alone.nodes and found.values == pytest.approx(alone.values)
+    # One joint model serves both matrices here, too.
+    advanced: list[int] = []
+    both = measure_heterogeneity(suite, processor, changed, "interaction", settings, tmp_path / "all", advanced.append)
+    assert both.nodes == ["arm/series+table"] and sum(advanced) == settings.num_steps
+    assert (tmp_path / "all" / "joint-runs.jsonl").read_text().count("\n") == 2
 
 
 def test_joint_models_are_trained_once_for_both_matrices_and_kept(

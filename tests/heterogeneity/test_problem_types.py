@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import math
 from pathlib import Path
@@ -62,6 +63,30 @@ def test_both_matrices_of_a_suite_of_all_types(
     assert np.isfinite(unimodal.values).all()
     interaction = measure_heterogeneity(suite, processor, data, "interaction", FAST, tmp_path)
     assert interaction.nodes == ["kind/spectrum+table"]
+
+
+def test_a_retrieval_is_compared_by_its_recall_in_percentage_points(
+    suite: Suite, processor: HighMMTProcessor, data: dict, tmp_path: Path
+) -> None:
+    settings = dataclasses.replace(FAST, loss_scale="metric", share=1.0)
+    matrix = measure_heterogeneity(suite, processor, data, "unimodal", settings, tmp_path)
+    assert matrix.nodes[:2] == ["find/table", "find/spectrum"] and np.isfinite(matrix.values).all()
+    target = matrix.nodes.index("find/table")
+    [scratch] = matrix.losses["scratch"]["find/table"]
+    assert 0 <= scratch <= 1 and matrix.losses["null"]["find/table"] == 0
+    for source, node in enumerate(matrix.nodes):
+        if source != target:
+            [after] = matrix.losses["transfer"][f"{node}->find/table"]
+            assert matrix.transfer[source, target] == pytest.approx(100 * (scratch - after))
+
+
+def test_features_of_a_retrieval_are_those_of_its_own_encoders(
+    suite: Suite, processor: HighMMTProcessor, data: dict, tmp_path: Path
+) -> None:
+    settings = dataclasses.replace(FAST, method="feature")
+    matrix = measure_heterogeneity(suite, processor, data, "unimodal", settings, tmp_path)
+    assert matrix.nodes[:2] == ["find/table", "find/spectrum"] and len(matrix.nodes) == 6
+    assert (matrix.values[~np.eye(6, dtype=bool)] > 0).all() and matrix.num_measured == 15
 
 
 def test_a_node_of_a_retrieval_transfers_its_own_encoder_and_its_partner_is_always_new(

@@ -22,6 +22,7 @@ from highmmt.heterogeneity import (
     HeterogeneityMatrix,
     HeterogeneitySettings,
     TransferMeasurement,
+    finished_steps,
     measure_heterogeneity,
 )
 from highmmt.processing import HighMMTProcessor
@@ -488,6 +489,50 @@ def test_a_killed_sweep_resumes_and_repeats_nothing(
     assert stop <= finished < len(expected) and calls == expected[:finished]
     assert measure(**short) == whole
     assert calls == expected
+
+
+@pytest.mark.parametrize("case", ["plain", "excluded", "diverged", "lost sources", "one seed diverged"])
+def test_the_steps_that_are_told_add_up_to_those_that_were_planned(
+    suite: Suite,
+    processor: HighMMTProcessor,
+    data: dict,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    case: str,
+) -> None:
+    seeds = 2 if case == "one seed diverged" else 1
+    settings = dataclasses.replace(FAST, num_steps=1, num_seeds=seeds, num_evaluations=1, share=1.0)
+    train, told, limit = TransferMeasurement._train, [], math.inf
+
+    def odd(self: TransferMeasurement, node: str, seed: int, starts: Any, **options: Any) -> Any:
+        if len(self.log.losses) >= limit:
+            raise KeyboardInterrupt
+        outcome = train(self, node, seed, starts, **options)
+        if node == "arm/table" and (case == "diverged" or (case == "one seed diverged" and seed == 1)):
+            outcome.losses, outcome.errors, outcome.state = [math.nan] * len(starts), ["inf"] * len(starts), None
+        return outcome
+
+    monkeypatch.setattr(TransferMeasurement, "_train", odd)
+    if case == "excluded":
+        rows = data["shapes"]["validation"]
+        same = rows.select([number for number, label in enumerate(rows["labels"]) if label == 1])
+        data = {**data, "shapes": {**data["shapes"], "validation": same}}
+    arguments = (suite, processor, data, "unimodal", settings, tmp_path)
+    if case == "lost sources":
+        limit = 8
+        with pytest.raises(KeyboardInterrupt):
+            measure_heterogeneity(*arguments, told.append)
+        assert 8 <= sum(told) == finished_steps(suite, "unimodal", settings, tmp_path)
+        for file in (tmp_path / "unimodal-sources").iterdir():
+            file.unlink()
+        limit = math.inf
+    matrix = measure_heterogeneity(*arguments, told.append)
+    assert len(matrix.nodes) == {"excluded": 3, "diverged": 4}.get(case, 5)
+    assert sum(told) == settings.num_runs(len(UNIMODAL)) * settings.num_steps and min(told) >= 0
+    told.clear()
+    measure_heterogeneity(*arguments, told.append)
+    planned = settings.num_runs(len(UNIMODAL)) * settings.num_steps
+    assert sum(told) + finished_steps(suite, "unimodal", settings, tmp_path) == planned
 
 
 def test_a_line_cut_short_is_a_run_not_made(measure: Callable[..., Any], calls: list[str], tmp_path: Path) -> None:

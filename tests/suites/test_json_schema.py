@@ -68,6 +68,7 @@ def test_every_suite_of_the_package_fits(validator: Any, root: Path) -> None:
         ("tasks.ward.splits", {"validation": "valid", "test": 0.2, "seed": 3, "group_by": "person"}),
         ("model", {"num_latents": 4, "head_norm": "layer_norm"}),
         ("training", {"optimizer": "adamw", "num_pretraining_epochs": 3, "learning_rate": 1e-3, "max_grad_norm": 1.0}),
+        ("heterogeneity", {"share": 0.5, "num_seeds": 3, "loss_scale": "metric", "method": "feature", "seed": 0}),
         ("modalities.vitals.clip", 3.0),
         ("modalities.vitals.kind", "force"),
         ("modalities.vitals.element_dropout", 0.1),
@@ -114,6 +115,8 @@ def test_what_a_suite_may_say_fits(validator: Any, path: str, value: Any) -> Non
         ("model", {"tasks": {}}),
         ("training", {"optimiser": "adam"}),
         ("training", {"num_finetuning_epochs": 0}),
+        ("heterogeneity", {"seeds": 3}),
+        ("heterogeneity", {"loss_scale": None}),
     ],
 )
 def test_what_a_suite_may_not_say_is_refused_by_both(validator: Any, path: str, value: Any) -> None:
