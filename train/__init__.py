@@ -7,6 +7,7 @@ from .metrics import METRICS, Metric, MetricModule, gather_rows, get_metric, loa
 from .progress import progress_bar
 from .recipes import (
     Resumable,
+    bad_rows,
     build_config,
     build_model,
     encode_suite,
@@ -51,6 +52,7 @@ __all__ = [
     "TrainingResult",
     "TrainingSettings",
     "UncertaintyWeights",
+    "bad_rows",
     "build_config",
     "build_model",
     "encode_suite",
