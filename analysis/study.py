@@ -305,14 +305,14 @@ class Study:
     def processor(self) -> HighMMTProcessor:
         """The processor, fitted on the training splits."""
         if self._processor is None:
-            self._processor = self.suite.build_processor()
+            self._processor = self.suite.build_processor(self.settings.pretraining.skip_bad_rows)
         return self._processor
 
     @property
     def data(self) -> EncodedTasks:
         """Task and split to encoded rows."""
         if self._data is None:
-            self._data = encode_suite(self.suite, self.processor)
+            self._data = encode_suite(self.suite, self.processor, self.settings.pretraining.skip_bad_rows)
         return self._data
 
     def _prepare(self) -> Prepared:

@@ -171,7 +171,9 @@ def train(
     ] = None,
     skip_bad_rows: Annotated[
         int | None,
-        typer.Option(min=0, help="Rows that may be left out as unreadable. Default: 0.", rich_help_panel=SAMPLING),
+        typer.Option(
+            min=0, help="Training rows that may be left out as unreadable. Default: 0.", rich_help_panel=SAMPLING
+        ),
     ] = None,
     resume: Annotated[
         bool | None,

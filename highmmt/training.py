@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from .configuration import ParameterGroups
 from .configuration.files import read_json, write_json
 from .modeling_highmmt import HighMMTModel
 from .processing import HighMMTProcessor
+from .processing.rows import RowError
 from .suites import Suite
 from .train import (
     METRICS,
@@ -27,6 +29,7 @@ from .train import (
     Resumable,
     TrainingResult,
     TrainingSettings,
+    bad_rows,
     encode_suite,
     few_shot,
     finetune,
@@ -39,9 +42,11 @@ from .train import (
     with_retrieval,
 )
 from .train.loading import EncodedTasks
-from .train.processes import on_main_process
+from .train.processes import on_main_process, process_state
 from .train.settings import FREE, differences
 from .train.tracking import LOG_FILE, forget_runs, require_trackers
+
+logger = logging.getLogger(__name__)
 
 RECIPES = ("pretrain", "finetune", "transfer", "few_shot", "single_task", "retrieval")
 CHECKPOINTS = "checkpoints"
@@ -130,6 +135,21 @@ class _Job:
     train: Callable[[HighMMTProcessor, EncodedTasks, Resumable], Trained]
 
 
+@dataclass
+class _Prepared:
+    """What all models of a recipe are made from.
+
+    Attributes:
+        processor: fitted.
+        data: task and split to encoded rows.
+        bad_rows: task to the training rows that were left out, with the reason.
+    """
+
+    processor: HighMMTProcessor
+    data: EncodedTasks
+    bad_rows: dict[str, dict[int, str]]
+
+
 def train_recipe(suite: Suite, folder: Path, options: RecipeOptions) -> Outcome:
     """Train one recipe and save its model folders.
 
@@ -165,14 +185,13 @@ def train_recipe(suite: Suite, folder: Path, options: RecipeOptions) -> Outcome:
             "--output-dir."
         )
     to_do = [job.name for job in jobs if on_main_process(partial(_claim, suite, folder, job, options))]
-    prepared: tuple[HighMMTProcessor, EncodedTasks] | None = None
+    prepared: _Prepared | None = None
     outcome = Outcome()
     for job in jobs:
         if job.name in to_do:
             if prepared is None:
-                processor = _processor(suite, folder, options)
-                prepared = processor, encode_suite(suite, processor)
-            _make(suite, folder, job, options, *prepared)
+                prepared = _prepare(suite, folder, options, phases[0].skip_bad_rows)
+            _make(suite, folder, job, options, prepared)
         found = read_json(folder / job.name / METRICS_FILE)
         outcome.scores.update({task: (suite.task(task).metric, value) for task, value in found["test"].items()})
         outcome.tables += _tables(job.name, found["course"], _metrics(suite))
@@ -285,15 +304,16 @@ def _identity(suite: Suite, job: _Job) -> dict[str, Any]:
     return {"suite": suite.name, "fingerprint": suite.fingerprint, "settings": phases, **job.inputs}
 
 
-def _make(
-    suite: Suite, folder: Path, job: _Job, options: RecipeOptions, processor: HighMMTProcessor, data: EncodedTasks
-) -> None:
+def _make(suite: Suite, folder: Path, job: _Job, options: RecipeOptions, prepared: _Prepared) -> None:
     """Train a model and save its folder."""
+    processor, data = prepared.processor, prepared.data
     report = Report(folder, job.name, suite.name, options.report_to)
     resumable = Resumable(folder / CHECKPOINTS / job.name, options.allow_inexact, report)
     model, results, test = job.train(processor, data, resumable)
     course = [{**result.to_dict(), "own_bests": _own_bests(result, suite)} for result in results]
     metrics = {"run": _identity(suite, job), "course": course, "test": test}
+    if prepared.bad_rows:
+        metrics["bad_rows"] = {task: list(reasons) for task, reasons in prepared.bad_rows.items()}
     card = model_card(suite, model, processor, test, job.stage, seed=job.phases[0].seed)
     text = json.dumps({**metrics, "versions": versions()}, indent=2, allow_nan=False) + "\n"
     save_model_folder(folder / job.name, model, processor, card, {METRICS_FILE: text})
@@ -305,10 +325,31 @@ def _own_bests(result: TrainingResult, suite: Suite) -> dict[str, dict[str, Any]
     return {task: {"epoch": epoch, "value": value} for task, (epoch, value) in bests.items()}
 
 
-def _processor(suite: Suite, folder: Path, options: RecipeOptions) -> HighMMTProcessor:
-    if options.recipe == "finetune":
-        return load_model_folder(folder / "pretrained")[1]
-    return suite.build_processor()
+def _prepare(suite: Suite, folder: Path, options: RecipeOptions, skip_bad_rows: int) -> _Prepared:
+    """The processor and encoded rows; says which training rows are left out.
+
+    Raises:
+        ValueError: a row cannot be read, beyond those that may be left out.
+    """
+    try:
+        if options.recipe == "finetune":
+            processor = load_model_folder(folder / "pretrained")[1]
+        else:
+            processor = suite.build_processor(skip_bad_rows)
+        data = encode_suite(suite, processor, skip_bad_rows)
+    except RowError as error:
+        if skip_bad_rows:
+            raise
+        raise ValueError(f"{error} To go on without such training rows: --skip-bad-rows N.") from error
+    found = bad_rows(suite, processor, data) if skip_bad_rows else {}
+    if process_state().is_main_process:
+        for task, reasons in found.items():
+            count = len(reasons) + len(data[task]["train"])
+            told = "\n".join(reasons.values())
+            logger.warning(
+                "%s\nTask %r: %d of %d training rows are left out because of that.", told, task, len(reasons), count
+            )
+    return _Prepared(processor, data, found)
 
 
 def _inputs_of_finetuning(suite: Suite, folder: Path, map_file: Path) -> tuple[ParameterGroups, dict[str, Any]]:

@@ -393,7 +393,7 @@ def decode_picture(
 
 def _open(value: Any, source: Source, row: int, folder: str | None, frames: bool) -> list[Any]:
     try:
-        from PIL import Image, ImageOps, ImageSequence
+        from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
     except ImportError as error:
         raise ImportError("Reading image files needs Pillow: pip install pillow") from error
 
@@ -402,6 +402,8 @@ def _open(value: Any, source: Source, row: int, folder: str | None, frames: bool
         with Image.open(content) as image:
             pages = ImageSequence.Iterator(image) if frames else [image]
             return [ImageOps.exif_transpose(page).copy() for page in pages]
+    except UnidentifiedImageError as error:  # its own message has an address in memory
+        raise source.error("the image cannot be read: it is cut, or in no format that Pillow knows.", row) from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = re.sub(r" ?<_io\.BytesIO object at \w+>", "", str(error))  # an address says nothing
         raise source.error(f"the image cannot be read: {reason}.", row) from error

@@ -89,7 +89,7 @@ class HighMMTProcessor(ProcessorMixin):
 
     # Learning from the training splits
 
-    def fit(self, task: str, dataset: datasets.Dataset) -> None:
+    def fit(self, task: str, dataset: datasets.Dataset, skip_bad_rows: int = 0) -> dict[int, str]:
         """Learn the statistics of a task's modalities and target from its raw training split.
 
         Needed once for every task. Where a text modality belongs to this task alone and there is no tokenizer yet,
@@ -98,12 +98,18 @@ class HighMMTProcessor(ProcessorMixin):
         Args:
             task: name of the task.
             dataset: its training split, and nothing of the others.
+            skip_bad_rows: how many rows may be left out because they cannot be read or encoded.
+
+        Returns:
+            The rows that were left out, with the reason.
 
         Raises:
             ValueError: an unknown task, a missing column, or values that do not fit the modality's kind.
         """
+        from .raw_splits import learn_split, require_columns
+
         self._require_task(task)
-        self._require_columns(dataset, self._columns_with_target(task), task)
+        require_columns(dataset, self._columns_with_target(task), task)
         if not len(dataset):
             raise ValueError(f"Task {task!r}: the training split is empty.")
         texts = [name for name in self._names(task) if isinstance(self._serializers[task, name], TextSerializer)]
@@ -115,18 +121,7 @@ class HighMMTProcessor(ProcessorMixin):
                 table = dataset.select_columns(self._raw_columns(task)).with_format("arrow")[:]
                 texts = self._column(task, name, table)
                 self.word_vectors[f"{task}/{name}"] = serializer.read_vectors(texts, self._source(task, name))
-        feature = dataset.features.get(self._targets[task].column)
-        names = getattr(getattr(feature, "feature", feature), "names", None)  # of a sequence's elements
-        learned = self._map_raw(
-            partial(self._fit_table, task=task, names=names),
-            dataset,
-            self._columns_with_target(task),
-            features={"statistics": "string"},
-            batch_size=None,
-            new_fingerprint=self._fingerprint("fit", task, dataset, names),
-            desc=f"Fitting {task}",
-        )
-        self.statistics.update(json.loads(learned[0]["statistics"]))
+        return learn_split(self, task, dataset, skip_bad_rows)
 
     def fit_tokenizer(self, splits: Mapping[str, datasets.Dataset]) -> None:
         """Train (or load, with the option `pretrained`) the tokenizer that all text modalities share.
@@ -139,6 +134,8 @@ class HighMMTProcessor(ProcessorMixin):
         Raises:
             ValueError: no task has text, or a task with text is missing.
         """
+        from .raw_splits import require_columns
+
         pairs = [pair for pair, serializer in self._serializers.items() if isinstance(serializer, TextSerializer)]
         if not pairs:
             raise ValueError("No task has a modality of kind 'text'; there is nothing to train a tokenizer on.")
@@ -150,7 +147,7 @@ class HighMMTProcessor(ProcessorMixin):
                     f"with the training splits of {', '.join(dict.fromkeys(name for name, _ in pairs))}."
                 )
             raw = list(dict.fromkeys(self._raw_columns(task)))
-            self._require_columns(splits[task], raw, task)
+            require_columns(splits[task], raw, task)
             table = splits[task].select_columns(raw).with_format("arrow")[:]
             entries = TextSerializer.read(self._column(task, modality, table), self._source(task, modality))
             texts += [entry for entry in entries if entry is not None]
@@ -222,7 +219,12 @@ class HighMMTProcessor(ProcessorMixin):
         return HighMMTBatch(data if return_tensors == "pt" else _as_numpy(data))
 
     def encode(
-        self, task: str, dataset: datasets.Dataset, with_labels: bool = True, num_proc: int | None = None
+        self,
+        task: str,
+        dataset: datasets.Dataset,
+        with_labels: bool = True,
+        num_proc: int | None = None,
+        skip_bad_rows: int = 0,
     ) -> datasets.Dataset:
         """A raw split in the form that `collate` reads, Arrow-backed and cached by `datasets`.
 
@@ -231,6 +233,7 @@ class HighMMTProcessor(ProcessorMixin):
             dataset: any raw split of it.
             with_labels: False where the split has no target.
             num_proc: processes that encode side by side; None for this one.
+            skip_bad_rows: how many rows may be left out because they cannot be read; `unreadable_rows` tells which.
 
         Returns:
             A dataset of as many rows with one column per modality, flat lists of float32 (int32 for token ids) that
@@ -242,24 +245,27 @@ class HighMMTProcessor(ProcessorMixin):
         """
         from datasets import Features
 
+        from .raw_splits import encode_split, require_columns
+
         self._require_fitted()
         self._require_task(task)
-        raw = self._columns_with_target(task) if with_labels else self._raw_columns(task)
-        self._require_columns(dataset, raw, task)
-        features = self._encoded_features(task, with_labels)
+        require_columns(dataset, self._columns_with_target(task) if with_labels else self._raw_columns(task), task)
         if not len(dataset):
+            features = self._encoded_features(task, with_labels)
             return type(dataset).from_dict({name: [] for name in features}, features=Features(features))
-        return self._map_raw(
-            partial(self._encode_table, task=task, with_labels=with_labels),
-            dataset,
-            raw,
-            features=features,
-            with_indices=True,
-            batch_size=self._rows_per_batch(task),
-            num_proc=num_proc,
-            new_fingerprint=self._fingerprint("encode", task, dataset, with_labels),
-            desc=f"Encoding {task}",
-        )
+        return encode_split(self, task, dataset, with_labels, num_proc, skip_bad_rows)
+
+    def unreadable_rows(self, task: str, dataset: datasets.Dataset, encoded: datasets.Dataset) -> dict[int, str]:
+        """Row to the reason why it cannot be read, for the rows that `encode` left out.
+
+        Args:
+            task: name of the task.
+            dataset: a raw split of it.
+            encoded: what `encode` made of it.
+        """
+        from .raw_splits import unreadable_rows
+
+        return unreadable_rows(self, task, dataset, encoded, "labels" in encoded.column_names)
 
     def collate(
         self, task: str, rows: pa.Table | Sequence[Mapping[str, Any]], modalities: Sequence[str] | None = None
@@ -562,45 +568,9 @@ class HighMMTProcessor(ProcessorMixin):
         entries = self.tasks[task]["modalities"].values()
         return [column for entry in entries for column in entry.get("columns", [entry.get("column")])]
 
-    @staticmethod
-    def _require_columns(dataset: datasets.Dataset, columns: Sequence[str], task: str) -> None:
-        from datasets import Dataset
-
-        if not isinstance(dataset, Dataset):
-            raise ValueError(f"Task {task!r}: give one split, a datasets.Dataset, not {type(dataset).__name__}.")
-        for column in columns:
-            if column not in dataset.column_names:
-                known = ", ".join(dataset.column_names)
-                raise ValueError(f"Task {task!r}: there is no column {column!r} in the data; its columns are {known}.")
-
     def _columns_with_target(self, task: str) -> list[str]:
         target = self._targets[task].column
         return self._raw_columns(task) + ([target] if target is not None else [])
-
-    @staticmethod
-    def _map_raw(function: Any, dataset: datasets.Dataset, columns: list[str], **options: Any) -> datasets.Dataset:
-        """`Dataset.map` over some raw columns as Arrow tables; the result replaces them and is cached."""
-        from datasets import Features, Value
-
-        options["features"] = Features(
-            {name: Value(kind) if isinstance(kind, str) else kind for name, kind in options["features"].items()}
-        )
-        chosen = list(dict.fromkeys(columns))
-        rows = dataset.select_columns(chosen).with_format("arrow")
-        return rows.map(function, batched=True, remove_columns=chosen, **options).with_format(None)
-
-    def _fit_table(self, table: pa.Table, *, task: str, names: list[str] | None) -> pa.Table:
-        """One row: the statistics of a task, as JSON."""
-        import pyarrow as pa
-
-        learned = {}
-        for modality in self._names(task):
-            values = self._column(task, modality, table)
-            learned[f"{task}/{modality}"] = self.serializer(task, modality).fit(values, self._source(task, modality))
-        target = self._targets[task]
-        labels = None if target.column is None else table[target.column]
-        learned[f"{task}/labels"] = target.fit(labels, self._label_source(task), names)
-        return pa.table({"statistics": [json.dumps(plain_copy("statistics", learned))]})
 
     def _as_table(self, task: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
         """Encoded rows, one by one, as `encode` has them."""
@@ -633,27 +603,6 @@ class HighMMTProcessor(ProcessorMixin):
         if "columns" not in entry:
             return table[entry["column"]]
         return Columns(list(entry["columns"]), [table[column] for column in entry["columns"]])
-
-    def _encode_table(self, table: pa.Table, indices: list[int], *, task: str, with_labels: bool) -> pa.Table:
-        import pyarrow as pa
-
-        from .arrow import elements_to_arrow, labels_to_arrow
-
-        first = int(indices[0])
-        columns: dict[str, Any] = {"row": pa.array(indices, pa.int64())}
-        for modality in self._names(task):
-            values = self._column(task, modality, table)
-            source, statistics = self._source(task, modality, first), self._fitted(task, modality)
-            elements = self.serializer(task, modality).encode(values, source, statistics)
-            columns[modality] = elements_to_arrow(elements, self.shape(task, modality))
-        if with_labels:
-            target, statistics = self._targets[task], self._fitted(task, "labels")
-            if target.column is None:  # a retrieval in which every row is an item of its own
-                labels = np.array(indices, dtype=np.int64)
-            else:
-                labels = target.encode(table[target.column], self._label_source(task, first), statistics)
-            columns["labels"] = labels_to_arrow(labels)
-        return pa.table(columns)
 
     def _rows_per_batch(self, task: str) -> int:
         """Rows that are encoded at a time: 1000, fewer where rows are large."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
@@ -16,6 +16,16 @@ Values: TypeAlias = "pa.ChunkedArray | pa.Array | np.ndarray | Sequence[Any]"
 MAX_FIT_NUMBERS = 2**27  # pixels, or numbers of spectrograms, that statistics are taken from
 
 
+class RowError(ValueError):
+    """A row that cannot be read.
+
+    Attributes:
+        row: its number in the raw split.
+    """
+
+    row: int = -1
+
+
 @dataclass(frozen=True)
 class Source:
     """Where values come from, for error messages.
@@ -26,6 +36,7 @@ class Source:
         modality: name of the modality; None for targets.
         first_row: index, in the raw split, of the first of the values.
         row_step: how many rows of the raw split there are from one of the values to the next.
+        numbers: number of every row in the raw split, where some of its rows are left out.
     """
 
     task: str
@@ -33,16 +44,21 @@ class Source:
     modality: str | None = None
     first_row: int = 0
     row_step: int = 1
+    numbers: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     def error(self, message: str, row: int | None = None) -> ValueError:
-        """A `ValueError` that names task, modality, column and, counted from `first_row`, the row."""
+        """A `ValueError` that names task, modality, column and, counted from `first_row`, the row (`RowError`)."""
         place = f"Task {self.task!r}, "
         if self.modality is not None:
             place += f"modality {self.modality!r}, "
         place += f"column {self.column!r}"
-        if row is not None:
-            place += f", row {self.first_row + row * self.row_step}"
-        return ValueError(f"{place}: {message}")
+        if row is None:
+            return ValueError(f"{place}: {message}")
+        number = self.first_row + row * self.row_step
+        number = int(number if self.numbers is None else self.numbers[number])
+        error = RowError(f"{place}, row {number}: {message}")
+        error.row = number
+        return error
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -204,7 +204,7 @@ class _Table:
         """Where a column comes from."""
         if self.names is None:
             return self.place
-        return Source(self.place.task, self.names[index], self.place.modality, self.place.first_row)
+        return replace(self.place, column=self.names[index])
 
     def holds_text(self, index: int) -> bool:
         """True where the first value that is there is a text."""

@@ -174,6 +174,34 @@ def row_folders(source: Mapping[str, Any], splits: Mapping[str, Any]) -> dict[st
     return found
 
 
+def split_files(source: Mapping[str, Any], splits: Mapping[str, Any], split: str, row: int | None) -> list[Path]:
+    """The local files that the rows of one of our splits are in; the one alone that holds a row, where it is known.
+
+    Args:
+        source, splits: as for `load_splits`.
+        split: one of ours.
+        row: its number in the split; None for all files.
+    """
+    if "builder" in source or "://" in str(source.get("path", "")):
+        return []
+    if "saved" in source or "data_dir" in source or _is_folder(source.get("path")):
+        return [Path(source["saved"] if "saved" in source else source.get("data_dir", source["path"]))]
+    whole = isinstance(splits[split], str)
+    name = splits[split] if whole else splits["train"]
+    files = [file for owner, _, path in _data_files(source) if owner == name for file in _matches(path)]
+    if row is None or not whole or source.get("path") != "parquet":
+        return files
+    import pyarrow.parquet
+
+    if any(not isinstance(splits[other], str) for other in SPLITS) and split == "train":
+        return files  # some of its rows went to other splits
+    for file in files:
+        row -= pyarrow.parquet.read_metadata(file).num_rows
+        if row < 0:
+            return [file]
+    return files
+
+
 def _files_of_builder(source: Mapping[str, Any], where: str) -> list[Path]:
     if "data_dir" not in source:
         raise ValueError(
@@ -431,6 +459,7 @@ __all__ = [
     "resolve_path",
     "row_folders",
     "sha256_of",
+    "split_files",
     "without_decoding",
     "without_progress_bars",
 ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,7 @@ from .loading import (
     resolve_path,
     row_folders,
     sha256_of,
+    split_files,
     without_decoding,
 )
 from .splits import SPLITS
@@ -275,12 +277,16 @@ class Suite:
             rows[split] = with_whole_paths(rows[split], columns, folders, self._where(task))
         return rows
 
-    def build_processor(self) -> HighMMTProcessor:
+    def build_processor(self, skip_bad_rows: int = 0) -> HighMMTProcessor:
         """A processor for all tasks of the suite, fitted on each task's training rows.
+
+        Args:
+            skip_bad_rows: how many training rows of all tasks together may be left out because they cannot be read.
 
         Raises:
             FileNotFoundError: a data file is not there.
-            ValueError: an option that the modality's kind does not have, or rows it cannot read.
+            ValueError: an option that the modality's kind does not have, or rows it cannot read; the message names
+                task, row and data file.
         """
         from ..processing.processing_highmmt import HighMMTProcessor
 
@@ -297,9 +303,41 @@ class Suite:
             processor.fit_tokenizer(
                 {name: rows[name] for name, task in self.tasks.items() if texts & set(task.modalities)}
             )
+        bad: dict[str, dict[int, str]] = {}
         for name in self.tasks:
-            processor.fit(name, rows[name])
+            left = skip_bad_rows - sum(map(len, bad.values()))
+            with self.naming_files(name, "train"):
+                bad[name] = processor.fit(name, rows[name], left)
+        with_text = [name for name, task in self.tasks.items() if texts & set(task.modalities)]
+        if any(bad[name] for name in with_text):
+            # The words of rows that are left out are not to be known either.
+            kept = {name: [row for row in range(len(rows[name])) if row not in bad[name]] for name in with_text}
+            processor.fit_tokenizer({name: rows[name].select(numbers) for name, numbers in kept.items()})
+            for name in with_text:
+                processor.fit(name, rows[name], len(bad[name]))
         return processor
+
+    def data_files(self, task: str, split: str, row: int | None = None) -> list[str]:
+        """The local files that the rows of a split are in; the one alone that holds a row, where that is known."""
+        spec = self.task(task)
+        return [str(file) for file in split_files(spec.source, spec.splits, split, row)]
+
+    def with_file(self, reason: str, task: str, split: str, row: int) -> str:
+        """What is wrong with a row, and which data file it is in."""
+        files = self.data_files(task, split, row)
+        return f"{reason.rstrip('.')}. The row is in {', '.join(files[:3])}." if files else reason
+
+    @contextlib.contextmanager
+    def naming_files(self, task: str, split: str) -> Iterator[None]:
+        """Errors about a row within this block also name the data file that the row is in."""
+        from ..processing.rows import RowError
+
+        try:
+            yield
+        except RowError as error:
+            named = RowError(self.with_file(str(error), task, split, error.row))
+            named.row = error.row
+            raise named from error
 
     def to_dict(self) -> dict[str, Any]:
         """The suite as plain data that loads again from any folder; `Suite.from_dict(suite.to_dict()) == suite`.

@@ -8,6 +8,7 @@ from .metrics import METRICS, Metric, MetricModule, gather_rows, get_metric, loa
 from .progress import progress_bar
 from .recipes import (
     Resumable,
+    bad_rows,
     build_config,
     build_model,
     encode_suite,
@@ -55,6 +56,7 @@ __all__ = [
     "TrainingSettings",
     "UncertaintyWeights",
     "WorkerDiedError",
+    "bad_rows",
     "build_config",
     "build_model",
     "encode_suite",

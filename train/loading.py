@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -88,6 +88,7 @@ class TrainingBatches:
         rank, world_size: which process of how many this is. Each has every `world_size`-th row of a task's batch, and
             all rows of a retrieval's, which are compared with each other.
         skip_bad_rows: how many different rows of this process may be left out because they cannot be read.
+        files: task to the data files that its rows are from, for errors; those of the encoded rows by default.
 
     Raises:
         ValueError: an impossible number, or a sampler for other tasks or other numbers of rows.
@@ -104,6 +105,7 @@ class TrainingBatches:
         rank: int = 0,
         world_size: int = 1,
         skip_bad_rows: int = 0,
+        files: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         for name, value in (("num_workers", num_workers), ("skip_bad_rows", skip_bad_rows)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
@@ -121,6 +123,7 @@ class TrainingBatches:
         self.skipped: dict[str, dict[int, str]] = {}
         train = {task: data[task]["train"] for task in sampler.num_rows}
         self._maker = _StepMaker(train, processor, seed, rank, world_size, skip_bad_rows > 0, num_workers)
+        self._maker.files = dict(files or {})
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[StepBatch]:
         """The steps of one epoch in order.
@@ -223,6 +226,7 @@ class _StepMaker(TorchDataset[Any]):
         self.processor = processor
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.skips = skips
+        self.files: dict[str, Sequence[str]] = {}
         self.arrow = {task: dataset.with_format("arrow") for task, dataset in self.train.items()}
         self.ids: dict[str, Dataset] = {}
         for task, dataset in self.arrow.items():
@@ -379,7 +383,7 @@ class _StepMaker(TorchDataset[Any]):
     def _place(self, task: str, rows: list[int]) -> str:
         names = self._names(task, np.array(rows, dtype=np.int64))
         listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        files = [file["filename"] for file in self.train[task].cache_files]
+        files = self.files.get(task) or [file["filename"] for file in self.train[task].cache_files]
         return f"Task {task!r}, row {listed} ({', '.join(files[:3]) or 'rows in memory'})"
 
 

@@ -17,6 +17,7 @@ from ..configuration import HighMMTConfig, ParameterGroups
 from ..configuration.files import whole_folder
 from ..modeling_highmmt import HighMMTModel
 from ..processing import HighMMTProcessor
+from ..processing.rows import RowError
 from ..suites import Suite
 from ..suites.builders import builder_options
 from .checkpoints import CheckpointFolder
@@ -30,13 +31,42 @@ from .trainer import MultitaskTrainer
 SPLITS = ("train", "validation", "test")
 
 
-def encode_suite(suite: Suite, processor: HighMMTProcessor) -> dict[str, dict[str, Dataset]]:
-    """Task and split to encoded rows, Arrow-backed."""
-    encoded = {}
+def encode_suite(suite: Suite, processor: HighMMTProcessor, skip_bad_rows: int = 0) -> dict[str, dict[str, Dataset]]:
+    """Task and split to encoded rows, Arrow-backed.
+
+    Args:
+        suite, processor: of the same tasks.
+        skip_bad_rows: how many training rows of all tasks together may be left out because they cannot be read; rows
+            to evaluate on never are. `bad_rows` tells which were.
+
+    Raises:
+        ValueError: a row cannot be read; the message names task, row and data file.
+    """
+    encoded: dict[str, dict[str, Dataset]] = {}
+    left = skip_bad_rows
     for task in suite.tasks:
-        rows = suite.load(task)
-        encoded[task] = {split: processor.encode(task, rows[split]) for split in SPLITS}
+        rows, encoded[task] = suite.load(task), {}
+        for split in SPLITS:
+            limit = left if split == "train" else 0
+            try:
+                with suite.naming_files(task, split):
+                    encoded[task][split] = processor.encode(task, rows[split], skip_bad_rows=limit)
+            except RowError as error:
+                if split == "train":
+                    raise
+                raise ValueError(f"{error} Rows of the {split} split are never left out.") from error
+        left -= len(rows["train"]) - len(encoded[task]["train"])
     return encoded
+
+
+def bad_rows(suite: Suite, processor: HighMMTProcessor, data: EncodedTasks) -> dict[str, dict[int, str]]:
+    """Task to the training rows that `encode_suite` left out, with the reason; tasks without one are left out."""
+    found = {}
+    for task in suite.tasks:
+        reasons = processor.unreadable_rows(task, suite.load(task)["train"], data[task]["train"])
+        if reasons:
+            found[task] = {row: suite.with_file(reason, task, "train", row) for row, reason in reasons.items()}
+    return found
 
 
 def build_config(
@@ -128,6 +158,7 @@ def train_model(
     sizes = {task: suite.task(task).batch_size for task in chosen}
     settings = dataclasses.replace(settings, batch_sizes={**sizes, **settings.batch_sizes})
     trainer = MultitaskTrainer(model, processor, own_data, metric_names(suite), settings, description)
+    trainer.files = {task: suite.data_files(task, "train") for task in chosen}
     if resumable is None:
         result = trainer.train()
     else:

@@ -58,6 +58,7 @@ class TrainingResult:
         history: one record for each epoch.
         gradient_steps: task to the number of optimizer steps it took part in.
         samples: SHA-256 (hex) of the names of all samples in the order they were trained on.
+        bad_rows: task to the number of its rows that were left out in training because they could not be read.
     """
 
     best_epoch: int = -1
@@ -65,6 +66,7 @@ class TrainingResult:
     history: list[EpochRecord] = field(default_factory=list)
     gradient_steps: dict[str, int] = field(default_factory=dict)
     samples: str = ""
+    bad_rows: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The result as plain data; the score is None where there is none yet."""
@@ -78,7 +80,14 @@ class TrainingResult:
             for record in values["history"]
         ]
         score = -math.inf if values["best_score"] is None else values["best_score"]
-        return cls(values["best_epoch"], score, history, dict(values["gradient_steps"]), values["samples"])
+        return cls(
+            values["best_epoch"],
+            score,
+            history,
+            dict(values["gradient_steps"]),
+            values["samples"],
+            dict(values["bad_rows"]),
+        )
 
 
 __all__ = ["EpochRecord", "SkippedStep", "TrainingResult"]

@@ -51,7 +51,8 @@ class TrainingSettings:
         patience: stop after this many epochs without a better validation score; None runs all.
         mixed_precision: `"no"`, `"bf16"` or `"fp16"` (needs a GPU), through Accelerate.
         num_workers: processes that read rows ahead; 0 reads them when they are needed. The same run with any number.
-        skip_bad_rows: rows that may be left out because they cannot be read; 0 stops at the first.
+        skip_bad_rows: training rows that may be left out because they cannot be read, by `encode_suite` or, where a
+            transform fails, in training; 0 stops at the first.
         torch_compile: compile the model for training.
         max_non_finite_steps: a step whose loss or gradient is not finite is left out; so many in a row end the run.
         save_steps: steps between two checkpoints within an epoch; None for one at the end of each epoch alone.

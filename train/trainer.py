@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,6 +89,8 @@ class MultitaskTrainer:
         self.processor = processor
         self.data = {task: dict(splits) for task, splits in data.items()}
         self.description = description
+        # Task to the data files of its training rows, for errors; the files of encoded rows where none are named.
+        self.files: Mapping[str, Sequence[str]] = {}
         self.metrics: dict[str, Metric] = {}
         if not self.data:
             raise ValueError("There is no task to train or evaluate: data is empty.")
@@ -192,6 +194,7 @@ class MultitaskTrainer:
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
             skip_bad_rows=settings.skip_bad_rows,
+            files=self.files,
         )
         # Another trainer of this process may have set it since.
         self.accelerator.gradient_accumulation_steps = settings.gradient_accumulation_steps
@@ -364,6 +367,11 @@ class MultitaskTrainer:
         validation = broadcast_object_list([self.evaluate("validation")])[0]
         score, result = self.score(validation), run.result
         rate = float(run.optimizer.param_groups[0]["lr"])
+        if self.settings.skip_bad_rows:
+            # Each process reads rows of its own, other ones in every epoch.
+            found = gather_object([{task: list(rows) for task, rows in run.batches.skipped.items()}])
+            tasks = [task for task in self.data if any(part.get(task) for part in found)]
+            result.bad_rows = {task: len(set().union(*(part.get(task, []) for part in found))) for task in tasks}
         result.history.append(
             EpochRecord(run.epoch, run.step, train_loss, weighted_loss, validation, score, rate, run.skipped)
         )

@@ -193,7 +193,7 @@ def test_colour_arrays_of_a_grey_modality_are_one_sample_each() -> None:
 
 
 BROKEN = [
-    (b"no image", "row 1: the image cannot be read: cannot identify image file"),
+    (b"no image", "row 1: the image cannot be read: it is cut, or in no format"),
     (file_bytes(noise(8, 8))[:-40], "row 1: the image cannot be read:"),
     (b"", "row 1: the image cannot be read:"),
     ("gone.png", "row 1: there is no image file gone.png"),

@@ -257,6 +257,14 @@ def test_steps_are_read_only_a_little_ahead(data: dict, processor: HighMMTProces
         steps.close()
 
 
+def test_a_row_that_cannot_be_read_is_named_with_the_data_files_that_are_given(
+    data: dict, processor: HighMMTProcessor
+) -> None:
+    batches = batches_of(with_transform(data, "arm", refusing(6)), processor, files={"arm": ["arms.parquet"]})
+    with pytest.raises(ValueError, match=r"^Task 'arm', row arm/train/6 \(arms\.parquet\) cannot be read: OSError"):
+        list(batches.epoch(0))
+
+
 def test_rows_are_named_by_the_datas_own_ids(data: dict, processor: HighMMTProcessor) -> None:
     rows = data["tone"]["train"]
     named = {"tone": {"train": rows.add_column("id", [f"song {row}" for row in range(len(rows))])}}

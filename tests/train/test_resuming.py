@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import math
+import random
 import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -32,9 +34,20 @@ BASE = {"num_epochs": 3, "learning_rate": 1e-2, "batch_size": 4, "save_steps": 2
 Build = Any
 
 
+def shake(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Noise of all three generators on every table and spectrum."""
+    noisy = dict(rows)
+    for name in {"table", "spectrum"} & set(rows):
+        numbers = [np.asarray(row) + np.random.normal(scale=0.1, size=len(row)) for row in rows[name]]
+        noisy[name] = [row + 0.1 * torch.randn(len(row)).numpy() + random.uniform(0, 0.1) for row in numbers]
+    return noisy
+
+
 @pytest.fixture
 def build(suite: Suite, processor: HighMMTProcessor, data: dict) -> Build:
-    def make(rows: dict | None = None, **changes: Any) -> MultitaskTrainer:
+    def make(rows: dict | None = None, shaken: bool = False, **changes: Any) -> MultitaskTrainer:
+        if shaken:
+            rows = {task: {**splits, "train": splits["train"].with_transform(shake)} for task, splits in data.items()}
         model = build_model(build_config(suite, processor, hidden_dropout_prob=0.2), seed=0)
         settings = TrainingSettings.from_dict({**BASE, **changes})
         return MultitaskTrainer(model, processor, rows or data, metric_names(suite), settings)
@@ -69,9 +82,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "drawn tasks": {"sampling": "temperature", "lr_scheduler": "cosine", "warmup_ratio": 0.2},
     "sgd": {"optimizer": "sgd", "optimizer_options": {"momentum": 0.9}, "lr_scheduler": "reduce_lr_on_plateau"},
     "bf16": {"mixed_precision": "bf16", "optimizer": "adamw"},
+    "random rows": {"shaken": True},
+    "random rows from workers": {"shaken": True, "num_workers": 2},
 }
 
 
+# Python 3.12 and later warn wherever a process with threads starts another.
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_run_that_crashed_ends_as_one_that_did_not(
     name: str, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -91,6 +108,13 @@ def test_a_run_that_crashed_ends_as_one_that_did_not(
     assert final(broken) == final(whole)
     weights = trainer.model.state_dict()
     assert all(torch.equal(value, weights[key]) for key, value in expected.model.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_random_rows_are_trained_on_alike_with_any_number_of_workers(build: Build) -> None:
+    shaken = build(shaken=True, num_epochs=1).train()
+    assert shaken == build(shaken=True, num_epochs=1, num_workers=2).train()
+    assert shaken.history != build(num_epochs=1).train().history
 
 
 def test_checkpoints_change_nothing(build: Build, tmp_path: Path) -> None:
