@@ -157,7 +157,8 @@ class StudySettings:
         except (TypeError, ValueError) as error:
             raise ValueError(f"Suite {suite.name!r}, training: {error}") from error
         try:
-            measuring = HeterogeneitySettings(**{**shared, **suite.heterogeneity, **steps})
+            chosen: dict[str, Any] = {**shared, **suite.heterogeneity, **steps}
+            measuring = HeterogeneitySettings(**chosen)
         except (TypeError, ValueError) as error:
             raise ValueError(f"Suite {suite.name!r}, heterogeneity: {error}") from error
         return dataclasses.replace(study, heterogeneity=measuring, num_seeds=num_seeds)

@@ -1,10 +1,11 @@
 """How long a whole unimodal heterogeneity matrix takes: the package against the obvious loop.
 
 The obvious way trains a model on each node, then fine-tunes it on every other node, one run after the other. The
-package trains all runs on a target side by side, in as many processes as there are cores. Both make the same steps on
-the same batches and look at validation data equally often. Prints the table of docs/heterogeneity.md.
+package trains all runs on a target side by side, in one process and in as many as there are cores. Both make the same
+steps on the same batches and look at validation data equally often. Then times a step of 1, 5, 10, 20 and 40 models
+stacked, against as many one after the other. Prints the tables of docs/heterogeneity.md.
 
-    python benchmarks/heterogeneity.py [--steps 48] [--processes 2] [--share 0.5] [--smoke]
+    python benchmarks/heterogeneity.py [--steps 48] [--processes 2] [--share 0.5] [--stacks-only] [--smoke]
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +28,14 @@ import numpy as np
 import torch
 
 from highmmt import HighMMTConfig, HighMMTModel
-from highmmt.heterogeneity import HeterogeneitySettings, measure_heterogeneity
+from highmmt.heterogeneity import HeterogeneitySettings, TransferMeasurement, measure_heterogeneity
 from highmmt.processing import HighMMTProcessor
 from highmmt.suites import Suite, load_suite
 from highmmt.train import StaggeredSchedule, build_config, build_model, encode_suite
 
 EVALUATION_BATCH = 256
+STACKS = (1, 5, 10, 20, 40)
+STACK_NODE = "motion/gyroscope"
 
 
 class ObviousLoop:
@@ -160,12 +164,62 @@ def run_one_way(arguments: argparse.Namespace) -> None:
         arguments.output.write_text(json.dumps(result))
 
 
-def launch(way: str, folder: Path, arguments: argparse.Namespace, share: float, seed: int) -> dict[str, Any]:
+def plain_step(model: HighMMTModel, settings: HeterogeneitySettings) -> Callable[[dict[str, Any]], None]:
+    """An optimizer step of a single model, as one would write it."""
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    )
+
+    def step(batch: dict[str, Any]) -> None:
+        model.train()
+        loss = model(**batch).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    return step
+
+
+def stack_table(node: str, sizes: Sequence[int], repeats: int) -> str:
+    """Milliseconds per model and optimizer step on one node, stacked and one after the other, as Markdown."""
+    datasets.disable_progress_bars()
+    torch.set_num_threads(1)
+    suite = load_suite("starter").select([node.split("/")[0]])
+    processor = suite.build_processor()
+    data = encode_suite(suite, processor)
+    settings = HeterogeneitySettings()
+    with tempfile.TemporaryDirectory() as name:
+        made = TransferMeasurement(suite, processor, data, "unimodal", settings, Path(name), writes=False)
+        batches = [made._batch(node, "train", rows) for rows in itertools.islice(made._order(node, 0), repeats + 1)]
+        alone = [plain_step(made._model(node, 0), settings) for _ in range(max(sizes))]
+        lines = ["| models | ms, stacked | ms, one by one | times faster |", "|---|---|---|---|"]
+        for size in sizes:
+            stacked = [made._stack(node, 0, [{}] * size).train_step]
+            seconds: dict[str, list[float]] = {"stacked": [], "one by one": []}
+            for number, batch in enumerate(batches):
+                # In turns, so that a disturbance meets both; the first round prepares what the others find prepared.
+                for label, steps in (("stacked", stacked), ("one by one", alone[:size])):
+                    started = time.perf_counter()
+                    for step in steps:
+                        step(batch)
+                    if number:
+                        seconds[label].append(time.perf_counter() - started)
+            fast, slow = (1000 * float(np.median(seconds[label])) / size for label in ("stacked", "one by one"))
+            lines.append(f"| {size} | {fast:.1f} | {slow:.1f} | {slow / fast:.2f} |")
+    return "\n".join(lines)
+
+
+def launch(
+    way: str, folder: Path, arguments: argparse.Namespace, share: float, seed: int, processes: int | None = None
+) -> dict[str, Any]:
     """One way in processes of its own."""
     output = folder / "result.json"
+    folder.mkdir(exist_ok=True)
     command = [sys.executable]
-    if way == "ours" and arguments.processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(arguments.processes)]
+    processes = processes or arguments.processes
+    if way == "ours" and processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command += [__file__, "--way", way, "--folder", str(folder), "--output", str(output)]
     command += ["--steps", str(arguments.steps), "--share", str(share), "--seed", str(seed)]
     if arguments.tasks:
@@ -190,6 +244,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="of the package's way")
     parser.add_argument("--share", type=float, default=0.5, help="share of the pairs of the partial measurement")
     parser.add_argument("--tasks", nargs="+", help="only these tasks of the starter suite")
+    parser.add_argument("--repeats", type=int, default=15, help="steps that each size of a stack is timed for")
+    parser.add_argument("--stacks-only", action="store_true", help="only the table of stacked models")
     parser.add_argument("--smoke", action="store_true", help="two tasks, two steps: whether it runs")
     parser.add_argument("--way", choices=("obvious", "ours"), help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
@@ -197,14 +253,19 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.smoke:
-        arguments.steps, arguments.tasks = 2, ["vowels", "parkinson"]
+        arguments.steps, arguments.tasks, arguments.repeats = 2, ["vowels", "parkinson"], 1
     if arguments.way:
         run_one_way(arguments)
+        return
+    stacks = stack_table(STACK_NODE, (1, 2) if arguments.smoke else STACKS, arguments.repeats)
+    print(f"A step of models of {STACK_NODE}, per model, one thread:\n\n{stacks}\n")
+    if arguments.stacks_only:
         return
     print(f"Load before: {os.getloadavg()[0]:.1f} on {len(os.sched_getaffinity(0))} cores")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         ours = launch("ours", folder, arguments, 1.0, 0)
+        one_process = launch("ours", folder / "one", arguments, 1.0, 0, processes=1)
         other_seed = launch("ours", folder, arguments, 1.0, 1)
         partial = launch("ours", folder, arguments, arguments.share, 0)
         obvious = launch("obvious", folder, arguments, 1.0, 0)
@@ -213,11 +274,14 @@ def main() -> None:
     print("| way | runs | seconds | times faster |\n|---|---|---|---|")
     for label, result in (
         (f"obvious loop, {obvious['threads']} thread(s)", obvious),
+        ("package, 1 process", one_process),
         (f"package, {arguments.processes} process(es)", ours),
         (f"package, {arguments.share:.0%} of the pairs", partial),
     ):
         ratio = obvious["seconds"] / result["seconds"]
         print(f"| {label} | {len(result['losses'])} | {result['seconds']:.1f} | {ratio:.2f} |")
+    saved = 1 - partial["seconds"] / ours["seconds"]
+    print(f"\nMeasuring {arguments.share:.0%} of the pairs saves {saved:.0%} of the time of the whole matrix.")
     same, noise = (typical_difference(ours["losses"], other["losses"]) for other in (obvious, other_seed))
     print(f"\n{runs} losses, ours and obvious: differ by {same[0]:.2g} (median), {same[1]:.2g} (largest)")
     print(f"{runs} losses, ours with two seeds: differ by {noise[0]:.2g} (median), {noise[1]:.2g} (largest)")
