@@ -46,6 +46,16 @@ def load_naive(root: Path) -> ModuleType:
     return module
 
 
+def test_avmnist_times_steps_and_whole_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    importlib.import_module("avmnist")
+    monkeypatch.setattr("avmnist.train_recipe", lambda suite, folder, options: {"avmnist": ("accuracy", 0.5)})
+    for split in ("train", "validation", "test"):
+        (tmp_path / f"{split}.parquet").touch()
+    results = run("avmnist", tmp_path, "--data", str(tmp_path), "--seeds", "2")
+    assert len(results["step"]["seconds"]["ours"]) == 2 and min(results["step"]["seconds"]["ours"]) > 0
+    assert [(entry["seed"], entry["accuracy"]) for entry in results["runs"]] == [(0, 0.5), (1, 0.5)]
+
+
 def test_throughput_gives_time_operations_and_memory_of_every_contender(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
