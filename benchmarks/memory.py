@@ -2,8 +2,9 @@
 
 Two tasks of random numbers are written once with 1 and once with 10 times the rows (100 MB and 1 GB of Arrow files).
 For each, and for 0 and 2 worker processes, a process of its own opens the files and trains one epoch with a small
-model. What counts is the kernel's record of the peak of each process (`VmHWM` of /proc, set back before the epoch),
-which includes memory shared with other processes and pages of mapped files. Needs Linux.
+model; another one evaluates such a model on the same rows. What counts is the kernel's record of the peak of each
+process (`VmHWM` of /proc, set back before), which includes memory shared with other processes and pages of mapped
+files. Needs Linux.
 
     python benchmarks/memory.py --output memory.json
 """
@@ -29,13 +30,14 @@ from datasets import Dataset, load_from_disk
 from highmmt.configuration import HighMMTConfig
 from highmmt.modeling_highmmt import HighMMTModel
 from highmmt.processing import HighMMTProcessor
-from highmmt.train import TrainingBatches, make_sampler
+from highmmt.train import MultitaskTrainer, TrainingBatches, TrainingSettings, make_sampler
 
 ROWS = {"walk": 20_000, "grasp": 8_000}  # at 1x
 SMOKE_ROWS = {"walk": 200, "grasp": 80}
 BATCH_SIZE = 64
 STEPS, CHANNELS, COLUMNS = 100, 8, 64
 WORKERS = (0, 2)
+EVALUATION = "evaluation"
 FACTORS = (1, 10)
 LIMIT = 1.05
 
@@ -43,13 +45,16 @@ LIMIT = 1.05
 def main(options: list[str] | None = None) -> None:
     """Prepare the rows, measure every case in a process of its own, show and save the table."""
     parser = measuring.parser(__doc__ or "", repeats=3)
-    parser.add_argument("--measure", nargs=2, metavar=("FOLDER", "WORKERS"), help="one case alone, in this process")
+    parser.add_argument(
+        "--measure", nargs=2, metavar=("FOLDER", "CASE"), help="one case alone, in this process: 0, 2 or evaluation"
+    )
     arguments = parser.parse_args(options)
     measuring.start(arguments)
     datasets.disable_progress_bars()
     if arguments.measure:
-        folder, workers = arguments.measure
-        print(json.dumps(measure(Path(folder), int(workers))))
+        folder, case = arguments.measure
+        found = evaluate(Path(folder)) if case == EVALUATION else measure(Path(folder), int(case))
+        print(json.dumps(found))
         return
     if not Path("/proc/self/clear_refs").exists():
         raise SystemExit("The peak of a process is read from Linux's /proc, which this system does not have.")
@@ -62,10 +67,10 @@ def main(options: list[str] | None = None) -> None:
             sizes[factor] = sum(file.stat().st_size for file in folder.rglob("*.arrow"))
         cases: dict[str, list[dict[str, Any]]] = {}
         for _ in range(arguments.repeats):
-            for workers in WORKERS:
+            for case in (*WORKERS, EVALUATION):
                 for factor, folder in folders.items():
-                    found = measured_elsewhere(folder, workers, arguments.threads)
-                    cases.setdefault(f"{workers} workers, {factor}x", []).append(found)
+                    found = measured_elsewhere(folder, case, arguments.threads)
+                    cases.setdefault(f"{named(case)}, {factor}x", []).append(found)
     results = summary(cases, sizes)
     show(results)
     measuring.save(arguments, {"cases": cases, "arrow_bytes": sizes, "growth": results})
@@ -111,19 +116,24 @@ def nested(rng: np.random.Generator, count: int, shape: tuple[int, ...]) -> pa.A
     return values
 
 
-def measured_elsewhere(folder: Path, workers: int, threads: int) -> dict[str, Any]:
+def named(case: int | str) -> str:
+    """A case as the table has it."""
+    return f"{case} workers" if isinstance(case, int) else case
+
+
+def measured_elsewhere(folder: Path, case: int | str, threads: int) -> dict[str, Any]:
     """One case, in a new process."""
-    command = [sys.executable, __file__, "--threads", str(threads), "--measure", str(folder), str(workers)]
+    command = [sys.executable, __file__, "--threads", str(threads), "--measure", str(folder), str(case)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(folder: Path, workers: int) -> dict[str, Any]:
-    """Train one epoch; peaks in bytes, of this process and of the largest worker."""
+def opened(folder: Path, split: str) -> tuple[HighMMTProcessor, dict[str, dict[str, Dataset]], HighMMTModel]:
+    """Processor, rows and a new model."""
     processor = HighMMTProcessor.from_pretrained(folder)
-    data = {task: {"train": load_from_disk(folder / task)} for task in processor.tasks}
+    data = {task: {split: load_from_disk(folder / task)} for task in processor.tasks}
     config = HighMMTConfig(
         modalities=processor.modality_configs(),
         tasks=processor.task_configs(),
@@ -134,7 +144,22 @@ def measure(folder: Path, workers: int) -> dict[str, Any]:
         cross_attention_head_dim=8,
         self_attention_head_dim=8,
     )
-    model = HighMMTModel(config)
+    return processor, data, HighMMTModel(config)
+
+
+def evaluate(folder: Path) -> dict[str, Any]:
+    """Evaluate a model on all rows; the peak in bytes."""
+    processor, data, model = opened(folder, "validation")
+    metrics = {"walk": "accuracy", "grasp": "rmse"}
+    trainer = MultitaskTrainer(model, processor, data, metrics, TrainingSettings(eval_batch_size=BATCH_SIZE))
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    trainer.evaluate("validation")
+    return {"main": status("self", "VmHWM"), "mapped": status("self", "RssFile")}
+
+
+def measure(folder: Path, workers: int) -> dict[str, Any]:
+    """Train one epoch; peaks in bytes, of this process and of the largest worker."""
+    processor, data, model = opened(folder, "train")
     optimizer = torch.optim.Adam(model.parameters())
     rows = {task: len(splits["train"]) for task, splits in data.items()}
     sampler = make_sampler("staggered", rows, dict.fromkeys(rows, BATCH_SIZE))
@@ -160,15 +185,14 @@ def status(process: int | str | None, field: str) -> int:
 
 
 def summary(cases: dict[str, list[dict[str, Any]]], sizes: dict[int, int]) -> dict[str, Any]:
-    """For each number of workers and each kind of process: median peaks at 1x and 10x, and their ratio."""
+    """For each case and each kind of process: median peaks at 1x and 10x, and their ratio."""
     rows = {}
-    for workers in WORKERS:
-        for process in ("main", "worker") if workers else ("main",):
+    for case in (*WORKERS, EVALUATION):
+        for process in ("main", "worker") if case in WORKERS and case else ("main",):
             peaks = [
-                statistics.median(found[process] for found in cases[f"{workers} workers, {factor}x"])
-                for factor in FACTORS
+                statistics.median(found[process] for found in cases[f"{named(case)}, {factor}x"]) for factor in FACTORS
             ]
-            rows[f"{workers} workers, {process} process"] = {"peaks": peaks, "growth": peaks[1] / peaks[0]}
+            rows[f"{named(case)}, {process} process"] = {"peaks": peaks, "growth": peaks[1] / peaks[0]}
     return rows
 
 

@@ -35,31 +35,67 @@ def text_files(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def test_the_package_runs_no_code_from_data(root: Path) -> None:
-    found = []
-    for name, tree in modules(root, *ROOMS):
-        for node in ast.walk(tree):
-            imported: list[str] = []
-            if isinstance(node, ast.Import):
-                imported = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and not node.level:
-                imported = [node.module or ""]
-            elif isinstance(node, ast.Call):
-                called = ast.unparse(node.func)
-                keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-                if called in FORBIDDEN_CALLS:
-                    found.append(f"{name}:{node.lineno}: {called}")
-                if called == "torch.load" and keywords.get("weights_only") != "True":
-                    found.append(f"{name}:{node.lineno}: torch.load without weights_only=True")
-                for keyword, value in (
-                    ("allow_pickle", "True"),
-                    ("trust_remote_code", "True"),
-                    ("shell", "True"),
-                    ("weights_only", "False"),
-                ):
-                    if keywords.get(keyword) == value:
-                        found.append(f"{name}:{node.lineno}: {keyword}=True")
-            found += [f"{name}:{node.lineno}: {top}" for top in imported if top.split(".")[0] in FORBIDDEN_MODULES]
+    found = [f"{name}:{risk}" for name, tree in modules(root, *ROOMS) for risk in risks(tree)]
     assert not found, found
+
+
+def risks(tree: ast.Module) -> list[str]:
+    """Line and name of what could run code that comes with data, whatever it was imported as."""
+    aliases: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            aliases.update({alias.asname: alias.name for alias in node.names if alias.asname})
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            aliases.update({alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names})
+    found = []
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Call):
+            first, dot, rest = ast.unparse(node.func).partition(".")
+            called = f"{aliases.get(first, first)}{dot}{rest}"
+            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            if called in FORBIDDEN_CALLS:
+                found.append(f"{node.lineno}: {called}")
+            if called == "torch.load" and keywords.get("weights_only") != "True":
+                found.append(f"{node.lineno}: torch.load without weights_only=True")
+            for keyword, value in (
+                ("allow_pickle", "True"),
+                ("trust_remote_code", "True"),
+                ("shell", "True"),
+                ("weights_only", "False"),
+            ):
+                if keywords.get(keyword) == value:
+                    found.append(f"{node.lineno}: {keyword}={value}")
+        forbidden = [name for name in names if name.split(".")[0] in FORBIDDEN_MODULES or name in FORBIDDEN_CALLS]
+        found += [f"{node.lineno}: {name}" for name in forbidden]
+    return found
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "import torch\ntorch.save(1, 'a')",
+        "import torch as t\nt.save(1, 'a')",
+        "from torch import save",
+        "from torch import save as keep\nkeep(1, 'a')",
+        "from torch import load\nload('a')",
+        "import torch\ntorch.load('a', weights_only=False)",
+        "import numpy as np\nnp.load('a', allow_pickle=True)",
+        "from yaml import load\nload('a')",
+        "eval('1')",
+    ],
+)
+def test_what_could_run_code_from_data_is_found_whatever_it_is_called(code: str) -> None:
+    assert risks(ast.parse(code))
+    assert not risks(
+        ast.parse("import torch\nfrom torch import nn\ntorch.load('a', weights_only=True)\nmodel.save(1)")
+    )
 
 
 def test_only_the_command_line_prints_and_nothing_asserts(root: Path) -> None:

@@ -15,6 +15,7 @@ from ..configuration import TaskConfig
 from ..modeling_highmmt import HighMMTModel, complete_pairs, labelled, task_loss
 from ..processing import HighMMTProcessor, to_device
 from .loading import Batch, EncodedTasks, iterate_batches
+from .mapped_files import MappedFiles
 from .metrics import Metric, gather_rows
 from .settings import TrainingSettings
 
@@ -46,6 +47,9 @@ class Evaluator:
             (task, split): dataset.with_format("arrow")
             for task, splits in data.items()
             for split, dataset in splits.items()
+        }
+        self._mapped = {
+            key: MappedFiles(file["filename"] for file in dataset.cache_files) for key, dataset in self._rows.items()
         }
 
     def evaluate(self, split: str) -> dict[str, dict[str, float]]:
@@ -89,6 +93,7 @@ class Evaluator:
                 target = target.masked_fill(~complete_pairs(prediction), -100)
             predictions.append(prediction)
             labels.append(target)
+            self._mapped[task, split].release()
         numbers = torch.from_numpy(own).to(state.device)
         first, second = (gather_rows(torch.cat(parts), numbers).cpu() for parts in (predictions, labels))
         return first, second
