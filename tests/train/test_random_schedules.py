@@ -65,7 +65,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, rows: Path) -> dict[str, Any]
 
 
 def test_two_processes_have_gradients_and_statistics_of_one(rows: Path, tmp_path: Path) -> None:
-    # In float64, as rounding is told from mistakes there. Batch norm, a retrieval, sequences with gaps, missing labels, and steps of fewer rows than processes.
+    # Batch norm, a retrieval, sequences with gaps, missing labels, and steps of fewer rows than processes; in float64,
+    # where a mistake is told from rounding.
     case, count = "mixed-batch_norm-float64", 8
     two = launch(tmp_path, rows, 2, count, case)
     found = schedules.run_schedules(case, rows, count)
