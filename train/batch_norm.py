@@ -120,14 +120,15 @@ class _SharedBatchNorm(torch.autograd.Function):
         wide = _wide(states)
         count, mean, squares = _merged(*_moments(wide, weight), group)
         enough = count > 1.5  # whole, but for rounding
-        running_mean, running_var = norm.running_mean.to(wide.dtype), norm.running_var.to(wide.dtype)
+        buffers = dict(norm.named_buffers())
+        running_mean, running_var = (buffers[name].to(wide.dtype) for name in ("running_mean", "running_var"))
         mean = torch.where(enough, mean, running_mean)
         variance = torch.where(enough, squares / count.clamp_min(1.0), running_var)
         unbiased = torch.where(enough, squares / (count - 1.0).clamp_min(1.0), running_var)
         norm.move_statistics(mean, unbiased, enough.long())
         inverse_std = (variance + norm.eps).rsqrt()
         normed = (wide - mean) * inverse_std
-        ctx.save_for_backward(normed, inverse_std, scale, weight * enough / count.clamp_min(1.0))
+        ctx.save_for_backward(normed, inverse_std, scale, weight / count.clamp_min(1.0) * enough)
         ctx.group, ctx.dtype = group, states.dtype
         return (normed * scale + shift).to(states.dtype)
 

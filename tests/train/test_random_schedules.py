@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ _spec = importlib.util.spec_from_file_location("schedules", SCRIPT)
 assert _spec is not None and _spec.loader is not None
 schedules = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(schedules)
+logger = logging.getLogger(__name__)
 COUNT = 50  # of each of the cases
 
 
@@ -65,8 +67,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, rows: Path) -> dict[str, Any]
 
 
 def test_two_processes_have_gradients_and_statistics_of_one(rows: Path, tmp_path: Path) -> None:
-    # Batch norm, a retrieval, sequences with gaps, missing labels, and steps of fewer rows than processes. In float64,
-    # as rounding is told from mistakes there.
+    # Batch norm, a retrieval, sequences with gaps, missing labels, and steps of fewer rows than processes; in float64,
+    # where a mistake is told from rounding.
     case, count = "mixed-batch_norm-float64", 8
     two = launch(tmp_path, rows, 2, count, case)
     found = schedules.run_schedules(case, rows, count)
@@ -93,7 +95,9 @@ def test_gradients_of_random_schedules_are_those_of_one_process(
     for rank in range(processes):
         several = runs[f"{rank}-of-{processes}"]
         found = differences(one["tensors"], several["tensors"], f"{case}/gradient")
-        bounds = dict.fromkeys(found, 1e-6)
+        largest, middle = max(found.values()), float(np.median(list(found.values())))
+        logger.info("%s, process %d of %d: largest %.1e, median %.1e", case, rank, processes, largest, middle)
+        bounds, near = dict.fromkeys(found, 1e-6), 1e-6
         if case.endswith("batch_norm-float32"):
             # A norm over two rows enlarges what was rounded before it, by any number of processes.
             exact = case.replace("float32", "float64")
@@ -103,12 +107,13 @@ def test_gradients_of_random_schedules_are_those_of_one_process(
                 f"{case}/gradient",
             )
             bounds = {name: max(1e-6, 2 * rounding[name]) for name in found}
-            assert float(np.median(list(found.values()))) <= 1e-6
+            near = 1e-5
+            assert middle <= 1e-6
         for name, difference in found.items():
             assert difference <= bounds[name], name
         learned = several["notes"][case]["learned"], one["notes"][case]["learned"]
-        for found, expected in zip(*learned, strict=True):
-            assert found == [None if value is None else pytest.approx(value, rel=1e-5, abs=1e-6) for value in expected]
+        for several_s, one_s in zip(*learned, strict=True):
+            assert several_s == [None if s is None else pytest.approx(s, rel=1e-5, abs=near) for s in one_s]
 
 
 @pytest.mark.slow
