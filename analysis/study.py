@@ -151,7 +151,9 @@ class StudySettings:
             }
             if slower is not None:
                 phases["finetuning"] = dataclasses.replace(phases["finetuning"], learning_rate=slower)
-            shared: dict[str, Any] = {name: training[name] for name in ("learning_rate", "weight_decay") if name in training}
+            shared: dict[str, Any] = {
+                name: training[name] for name in ("learning_rate", "weight_decay") if name in training
+            }
             measuring = HeterogeneitySettings(**shared)
             study = cls(phases["pretraining"], phases["finetuning"], measuring, **grouping)
         except (TypeError, ValueError) as error:
