@@ -364,11 +364,10 @@ def signalled(suite_file: Path, folder: Path, signals: list[int], seconds_a_step
     options = ["--tasks", "signs,tones", "--epochs", "1000", "-o", str(folder)]
     command = [sys.executable, "-c", code, "train", str(suite_file), *options]
     with subprocess.Popen(command, text=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 120
-        while not list(folder.glob("checkpoints/*/epoch-*")) and time.monotonic() < deadline:
+        while not list(folder.glob("checkpoints/*/epoch-*")) and process.poll() is None:
             time.sleep(0.05)
         for number in signals:
-            time.sleep(0.3)
+            time.sleep(1.0)  # for the former to be heard
             process.send_signal(number)
         started = time.monotonic()
         _, said = process.communicate(timeout=120)
