@@ -339,7 +339,8 @@ def predict(
     input: Annotated[  # noqa: A002
         Path,
         typer.Option(
-            help="Parquet, CSV or JSON-lines file with the task's raw columns; others are ignored.",
+            help="Parquet, CSV or JSON-lines file with the task's raw columns; others are ignored. For a task of one "
+            "picture, film or sound also such a file, or a folder of them.",
             rich_help_panel=DATA,
             show_default=False,
         ),

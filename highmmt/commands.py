@@ -60,9 +60,11 @@ from .processing import HighMMTProcessor
 from .processing.arrow import is_list, plain_array
 from .processing.targets import best_matches, name_matches
 from .suites import Suite, load_suite
+from .suites.first_version import PICTURES
 from .suites.lines import did_you_mean
 from .suites.loading import EmptySplitError
 from .suites.row_paths import path_columns, with_whole_paths
+from .suites.sound_folder import ENDINGS
 from .train import MultitaskTrainer, encode_suite, metric_names
 from .train.processes import process_state
 
@@ -302,7 +304,8 @@ def predict_file(folder: Path, task: str, source: Path, output: Path | None = No
     Args:
         folder: model folder.
         task: one of its tasks.
-        source: Parquet, CSV or JSON lines with the task's raw columns; others are ignored.
+        source: Parquet, CSV or JSON lines with the task's raw columns; others are ignored. Where the task reads one
+            picture, film or recording, also such a file or a folder of them, which then stand in a column `file`.
         output: `.parquet`, `.csv` or `.jsonl`; None for `<source>.predictions.parquet` in the working directory.
 
     Returns:
@@ -325,7 +328,12 @@ def predict_file(folder: Path, task: str, source: Path, output: Path | None = No
     if task not in model.config.tasks:
         raise ValueError(f"{folder} has no task {task!r}{did_you_mean(task, model.config.tasks, 'Tasks')}")
     columns = path_columns(processor.modalities, processor.tasks[task]["modalities"])
-    rows = with_whole_paths(read_rows(source), columns, [source.resolve().parent], str(source))
+    files = _files_of_rows(source, processor, task)
+    if files:
+        (column,) = columns
+        rows = Dataset.from_dict({column: files})
+    else:
+        rows = with_whole_paths(read_rows(source), columns, [source.resolve().parent], str(source))
     encoded = processor.encode(task, rows, with_labels=False).with_format("arrow")
     retrieval = model.config.tasks[task].problem_type == "retrieval"
     table: list[dict[str, Any]] = []
@@ -338,11 +346,36 @@ def predict_file(folder: Path, task: str, source: Path, output: Path | None = No
             embeddings.append(predicted.multimodal_states[task])
             continue
         decoded = processor.decode(task, predicted.logits[task])
-        table += [{"row": row, **_flat(values)} for row, values in zip(rows, decoded, strict=True)]
+        named = [{"row": row, **({"file": files[row]} if files else {})} for row in rows]
+        table += [{**name, **_flat(values)} for name, values in zip(named, decoded, strict=True)]
     if retrieval:
         table = _search(model, task, torch.cat(embeddings))
     write_table(output, table)
     return output, len(table)
+
+
+def _files_of_rows(source: Path, processor: HighMMTProcessor, task: str) -> list[str]:
+    """Paths of the pictures or sounds that a file or a folder is, in alphabetical order; none for a file of rows.
+
+    Raises:
+        ValueError: the task does not read one file a row, or the folder has none.
+    """
+    endings = (*PICTURES, *ENDINGS)
+    if not source.is_dir() and (source.suffix.lower() not in endings or not source.is_file()):
+        return []
+    entries = processor.tasks[task]["modalities"]
+    kinds = [processor.modalities[name]["kind"] for name in entries]
+    if kinds not in (["image"], ["video"], ["audio"]):
+        raise ValueError(
+            f"{source}: task {task!r} reads {', '.join(entries)}; a picture, a sound or a folder of them is for a "
+            "task of one such modality. Give a file of rows."
+        )
+    fitting = ENDINGS if kinds == ["audio"] else PICTURES
+    found = sorted(source.rglob("*")) if source.is_dir() else [source]
+    files = [str(path.resolve()) for path in found if path.is_file() and path.suffix.lower() in fitting]
+    if not files:
+        raise ValueError(f"{source}: there is no {kinds[0]} file ({', '.join(fitting)}) for task {task!r}.")
+    return files
 
 
 def _search(model: HighMMTModel, task: str, embeddings: Tensor) -> list[dict[str, Any]]:
@@ -468,7 +501,8 @@ def inspect_task(suite: Suite, task: str) -> dict[str, Any]:
 
     Returns:
         `rows` of each split; for each modality its kind, encoded shape, range of raw values in the training split,
-        share of missing numbers and of absent samples; the target in words.
+        share of missing numbers and of absent samples; the target in words. The range of a recording is that of its
+        spectrogram, that of a graph its nodes'.
     """
     spec = suite.task(task)
     splits = suite.load(task)
@@ -481,12 +515,11 @@ def inspect_task(suite: Suite, task: str) -> dict[str, Any]:
         axes = " x ".join("?" if size is None else str(size) for size in shape.axes)
         channels = "token ids" if shape.num_channels is None else str(shape.num_channels)
         lengths = pc.list_value_length(encoded[name]).to_numpy()
-        value_range, missing = _raw_numbers(
-            [train[column] for column in options.get("columns", [options.get("column")])]
-        )
+        columns = [plain_array(train[column]) for column in options.get("columns", [options.get("column")])]
+        value_range, missing = _raw_numbers(_parts(columns, suite.modalities[name]["kind"]))
         statistics = processor.statistics[f"{task}/{name}"]
-        if value_range == "-" and "low" in statistics:  # pictures in files
-            value_range = f"{statistics['low']:.4g} to {statistics['high']:.4g}"
+        if value_range == "-" and "low" in statistics:  # files, of which no number is missing
+            value_range, missing = f"{statistics['low']:.4g} to {statistics['high']:.4g}", _share(0)
         modalities[name] = {
             "kind": suite.modalities[name]["kind"],
             "shape": f"{axes} x {channels}",
@@ -502,7 +535,16 @@ def _share(value: float) -> str:
     return f"{value:.1%}" if value else "0"
 
 
-def _raw_numbers(columns: list[pa.ChunkedArray]) -> tuple[str, str]:
+def _parts(columns: list[pa.Array], kind: str) -> list[pa.Array]:
+    """The columns of a table whose rows are mappings, the nodes of graphs; any others as they are."""
+    if kind == "graph" and pa.types.is_struct(columns[0].type):
+        return [pc.struct_field(columns[0], "nodes")]
+    if kind == "table" and pa.types.is_struct(columns[0].type):
+        return [pc.struct_field(columns[0], index) for index in range(columns[0].type.num_fields)]
+    return columns[:1] if kind == "graph" else columns
+
+
+def _raw_numbers(columns: list[pa.Array]) -> tuple[str, str]:
     """Range of the numbers in some columns, and the share of all their values that is missing; dashes for others."""
     parts, total, missing = [np.zeros(0)], 0, 0
     for column in columns:

@@ -103,7 +103,7 @@ class AudioSerializer(NumericSerializer):
         return None if self.max_length is None else -(-self.max_length // self._patch[0])
 
     def fit(self, values: Values, source: Source) -> Statistics:
-        """Mean and deviation of the log-mel power, and the longest recording in frames. See `Serializer.fit`."""
+        """Mean, deviation and range of the log-mel power, longest recording in frames. See `Serializer.fit`."""
         values, source = some_rows(values, source, lambda *row: self._spectrograms(*row)[0].size)
         frames, lengths = self._spectrograms(values, source)
         if not len(frames):
@@ -115,6 +115,8 @@ class AudioSerializer(NumericSerializer):
             "longest": int(sizes.max()),
             "mean": mean,
             "deviation": deviation,
+            "low": float(frames.min()),
+            "high": float(frames.max()),
         }
         return self._check_fit(statistics, source)
 

@@ -32,7 +32,7 @@ _SPLIT_NAMES = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing"),
 }
-_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _SOUND_FILES = (".wav", ".flac", ".ogg", ".mp3")
 _TARGETS = ("label", "labels", "target", "class", "outcome", "y", "diagnosis", "category")
 _GROUPS = re.compile(r"(subject|patient|person|speaker|user|participant|hospital|site|session|group)(_?id)?")
@@ -140,7 +140,7 @@ def _describe_source(source: str | Path, output: Path) -> dict[str, Any]:
         if files:
             return {"path": name, "data_files": f"{here}/*{suffix}"}
     endings = {file.suffix.lower() for file in path.rglob("*")}
-    if endings & set(_PICTURES):
+    if endings & set(PICTURES):
         return {"path": "imagefolder", "data_dir": here}
     if endings & set(_SOUND_FILES):
         return {"builder": "sound_folder", "data_dir": here}
@@ -207,7 +207,7 @@ def _encoded(values: list[dict[str, Any]]) -> _Column:
 
 def _name_files(values: list[Any]) -> bool:
     """Whether all texts end like names of pictures or sounds."""
-    return all(isinstance(value, str) and value.lower().endswith((*_PICTURES, *_SOUND_FILES)) for value in values)
+    return all(isinstance(value, str) and value.lower().endswith((*PICTURES, *_SOUND_FILES)) for value in values)
 
 
 def _columns_of_paths(rows: Dataset) -> list[str]:

@@ -65,6 +65,56 @@ def test_inspect_shows_a_suite_whose_data_lies_elsewhere(
     assert "mimic (health): train 96, validation 12, test 12" in said and "24 x 12 x 2" in said
 
 
+def test_inspect_says_what_the_page_shows(
+    tiny: ModuleType, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    page = (root / "docs" / "processing.md").read_text(encoding="utf-8")
+    shown = re.search(r"^\$ highmmt (inspect starter --task liver)\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    assert tiny.highmmt(*shlex.split(shown[1])) == 0
+    printed = capsys.readouterr().out
+    assert [line.split() for line in shown[2].splitlines() if line.split()] == [
+        line.split() for line in printed.splitlines() if line.split()
+    ]
+
+
+def test_inspect_knows_mappings_graphs_and_recordings(
+    tiny: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {
+            "person": {"age": 20.0 + row, "ward": "east" if row % 2 else None},
+            "net": {"nodes": [[float(row), -1.0], [2.0, None]], "edges": [[0, 1]]},
+            "sound": {"array": [0.1 * (row % 3)] * 500, "sampling_rate": 8000},
+            "label": row % 2,
+        }
+        for row in range(20)
+    ]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
+    (tmp_path / "my.yaml").write_text(
+        """
+name: my
+modalities: {person: {kind: table}, net: {kind: graph}, sound: {kind: audio, sample_rate_hz: 8000, num_mels: 8}}
+tasks:
+  my:
+    source: {path: parquet, data_files: rows.parquet}
+    splits: {validation: 0.25, test: 0.25}
+    modalities: {person: person, net: net, sound: sound}
+    target: {column: label, problem_type: single_label_classification}
+""",
+        encoding="utf-8",
+    )
+    assert tiny.highmmt("inspect", tmp_path / "my.yaml") == 0
+    lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line.split()}
+    train = load_suite(tmp_path / "my.yaml").load("my")["train"]
+    ages = [person["age"] for person in train["person"]]
+    gone = sum(person["ward"] is None for person in train["person"]) / (2 * len(ages))
+    assert " ".join(lines["person"]) == f"person table 2 x 4 {min(ages):g} to {max(ages):g} {gone:.1%} 0"
+    assert " ".join(lines["net"]).endswith(f"-1 to {max(ages) - 20:g} 25.0% 0")
+    assert re.fullmatch(r"sound audio \d+ x 8 -10 to -?[\d.]+ 0 0", " ".join(lines["sound"]))
+
+
 @pytest.mark.slow
 def test_the_large_suite_runs_from_raw_files_to_a_report_and_predictions(tiny: ModuleType, tmp_path: Path) -> None:
     names = "mimic,avmnist,mosei,urfunny"

@@ -115,3 +115,9 @@ def test_the_default_scale_of_each_kind_is_as_described(page: str) -> None:
         "text": None,
         "word_vectors": None,
     }
+
+
+def test_a_sample_of_every_kind_is_shown_before_and_after(page: str, root: Path) -> None:
+    for name in (*SERIALIZERS, "depth", "force"):
+        file = f"images/kind-{name.replace('_', '-')}.png"
+        assert f"]({file})" in page and (root / "docs" / file).stat().st_size > 1000

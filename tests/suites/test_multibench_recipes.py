@@ -75,12 +75,12 @@ def test_every_other_recipe_goes_from_raw_files_to_metrics(twins: Path, tmp_path
 # --- All that the tables' suites do not predict ----------------------------------------------------------------------
 
 TARGETS = [
-    ("large", "mimic", {"column": "mortality"}, {}),
+    ("large", "mimic", {"column": "mortality", "classes": [f"group {number}" for number in range(6)]}, {}),
     ("large", "mosei", {"column": "sentiment", "problem_type": "regression"}, {}),
     ("small", "vision_touch", {"column": "pose", "problem_type": "regression"}, {}),
     ("small", "push", {"column": "state", "problem_type": "regression", "names": ["x", "y"]}, {}),
     ("retrieval", "cifar_esc", {"column": "concept", "problem_type": "retrieval"}, {"pairs": False}),
-    ("retrieval", "cifar_esc", {"column": "concept"}, {}),
+    ("retrieval", "cifar_esc", {"column": "concept", "classes": [f"class {number}" for number in range(17)]}, {}),
 ]
 METRIC = {"single_label_classification": "accuracy", "regression": "r2", "retrieval": "recall_at_10"}
 

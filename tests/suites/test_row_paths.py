@@ -151,6 +151,18 @@ def test_predictions_start_at_the_file_of_new_rows(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path / "new" / "pictures")
     output, count = predict_file(tmp_path / "model", "ward", tmp_path / "new" / "new.csv", tmp_path / "said.csv")
     assert count == 2 and len(pd.read_csv(output)) == 2
+    # A folder of pictures, or one of them, needs no file of rows.
+    told = pd.read_csv(output)
+    (tmp_path / "new" / "pictures" / "notes.txt").touch()
+    for source, rows in ((".", [0, 1]), ("1.png", [1])):
+        output, count = predict_file(tmp_path / "model", "ward", Path(source), tmp_path / "files.csv")
+        found = pd.read_csv(output)
+        assert count == len(rows) and found["row"].tolist() == list(range(count))
+        assert found["file"].tolist() == [str(tmp_path / "new" / "pictures" / f"{row}.png") for row in rows]
+        assert found["score"].tolist() == pytest.approx(told["score"][rows].tolist(), abs=1e-6)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ValueError, match=r"none: there is no image file \(\.png, .*\) for task 'ward'"):
+        predict_file(tmp_path / "model", "ward", tmp_path / "none", tmp_path / "files.csv")
     (tmp_path / "new" / "pictures" / "1.png").unlink()
     with pytest.raises(ValueError, match=r"'photo', row 1: there is no image file .*/new/pictures/1\.png"):
         predict_file(tmp_path / "model", "ward", tmp_path / "new" / "new.csv", tmp_path / "said.csv")

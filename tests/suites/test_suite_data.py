@@ -318,3 +318,35 @@ def test_a_column_of_sounds_of_datasets_is_files_that_a_processor_takes_row_by_r
     batch = processor("ward", loaded["test"][:2])
     encoded = processor.collate("ward", processor.encode("ward", loaded["test"]).with_format("arrow")[:2])
     assert batch["inputs"]["ward"]["audio"].tolist() == encoded["inputs"]["ward"]["audio"].tolist()
+
+
+def test_a_processor_is_fitted_on_the_training_rows_alone(tmp_path: Path) -> None:
+    fitted = []
+    for name, shift in (("a", 0.0), ("b", 1e6)):
+        (tmp_path / name).mkdir()
+        others = {**rows(), "age": [shift + row for row in range(12)]}
+        source = parquet(tmp_path / name, train=rows(), validation=others, test=others)
+        mine = suite(source, tmp_path / name)
+        assert mine.load("ward")["test"]["age"][0] == shift
+        fitted.append(mine.build_processor().statistics)
+    assert fitted[0] == fitted[1] and max(fitted[0]["ward/table"]["center"]) < 12
+
+
+def test_a_data_set_of_the_hub_is_asked_for_by_name_configuration_and_revision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def load_dataset(**options: Any) -> datasets.DatasetDict:
+        asked.append(options)
+        return datasets.DatasetDict({name: datasets.Dataset.from_dict(rows()) for name in ("train", "valid", "held")})
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    source = {"path": "owner/name", "name": "clinic", "revision": "v1.2"}
+    mine = suite(source, tmp_path, {"validation": "valid", "test": "held"})
+    loaded = mine.load("ward")
+    assert asked == [source] and list(loaded) == ["train", "validation", "test"]
+    assert mine.build_processor().encode("ward", loaded["test"]).num_rows == 12
+    refused(suite(source, tmp_path), "the source has no split 'validation'", "it has train, valid, held")
+    again = suite({**source, "revision": "v1.3"}, tmp_path)
+    assert again.fingerprint != suite(source, tmp_path).fingerprint
