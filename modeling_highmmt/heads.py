@@ -39,9 +39,10 @@ class BatchNorm(nn.BatchNorm1d):
             mean, variance: of the batch, the latter divided by one less than its rows, `(width,)`.
             steps: how many batches this counts as, 1 or 0.
         """
+        momentum = self.momentum or 0.0
         for running, value in ((self.running_mean, mean), (self.running_var, variance)):
             if running is not None:
-                running.lerp_(value.to(running.dtype), self.momentum or 0.0)
+                running.mul_(1 - momentum).add_(value.to(running.dtype) * momentum)
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(steps)
 

@@ -246,7 +246,8 @@ def test_runs_side_by_side_give_what_each_gives_alone(measurement: Callable[...,
     found = [together.transfer_loss(source, target, 0) for source in sources]
     # Adam makes whole steps of gradients that are rounding alone, such as those of biases before a batch norm.
     assert found == pytest.approx([transfer(alone, source, target, 0) for source in sources], rel=5e-4)
-    assert min(abs(one - other) for one, other in itertools.combinations(found, 2)) > 3e-3
+    # Far more than the tolerance: no two runs are mixed up.
+    assert min(abs(one - other) for one, other in itertools.combinations(found, 2)) > 2e-3
 
 
 def test_the_gradient_of_each_model_is_cut_to_a_norm_of_its_own(measurement: Callable[..., Any]) -> None:
