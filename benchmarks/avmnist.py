@@ -79,7 +79,7 @@ def time_runs(data: Path, seeds: int, smoke: bool) -> list[dict[str, float]]:
         for seed in range(seeds):
             options = RecipeOptions("pretrain", quick=smoke, changes={"seed": seed})
             began = time.perf_counter()
-            _, accuracy = train_recipe(suite, Path(scratch) / f"seed{seed}", options)["avmnist"]
+            _, accuracy = train_recipe(suite, Path(scratch) / f"seed{seed}", options).scores["avmnist"]
             results.append({"seed": seed, "seconds": time.perf_counter() - began, "accuracy": accuracy})
     rows = [[f"{run['seed']}", f"{run['seconds']:.0f}", f"{run['accuracy']:.3f}"] for run in results]
     show("Whole runs", ["seed", "s", "test accuracy"], rows)

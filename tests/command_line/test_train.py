@@ -258,7 +258,7 @@ def test_a_worker_that_dies_is_one_line_with_task_rows_and_file(
     monkeypatch.setattr(HighMMTProcessor, "collate", die)
     assert train(tmp_path, "--num-workers", 1) == 2
     said = error_of(capsys)
-    for part in ("A worker process", "Task 'tones', row tones/train/", ".arrow", "num_workers=0"):
+    for part in ("A worker process", "Task 'tones', row tones/train/", ".parquet", "num_workers=0"):
         assert part in said
 
 

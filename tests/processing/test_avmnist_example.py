@@ -73,7 +73,7 @@ def test_real_digits_are_told_apart_at_least_as_well_as_by_the_public_code(examp
         shutil.copy(reference_dir / "data" / "avmnist" / f"{split}.parquet", example.parent)
     suite = load_suite(example)
     accuracy = [
-        train_recipe(suite, example.parent / f"run{seed}", RecipeOptions("pretrain", changes={"seed": seed}))[
+        train_recipe(suite, example.parent / f"run{seed}", RecipeOptions("pretrain", changes={"seed": seed})).scores[
             "avmnist"
         ][1]
         for seed in range(3)

@@ -30,7 +30,7 @@ def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def trained(suite: Suite, folder: Path, recipe: str, **options: Any) -> dict[str, tuple[str, float]]:
-    return train_recipe(suite, folder, RecipeOptions(recipe, quick=True, **options))
+    return train_recipe(suite, folder, RecipeOptions(recipe, quick=True, **options)).scores
 
 
 def metrics_of(folder: Path) -> dict[str, float]:
