@@ -20,6 +20,7 @@ pytest.importorskip("rich")
 
 from highmmt.configuration import HighMMTConfig  # noqa: E402
 from highmmt.modeling_highmmt import HighMMTModel  # noqa: E402
+from highmmt.training import Outcome  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +49,8 @@ def load_naive(root: Path) -> ModuleType:
 
 def test_avmnist_times_steps_and_whole_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     importlib.import_module("avmnist")
-    monkeypatch.setattr("avmnist.train_recipe", lambda suite, folder, options: {"avmnist": ("accuracy", 0.5)})
+    outcome = Outcome({"avmnist": ("accuracy", 0.5)})
+    monkeypatch.setattr("avmnist.train_recipe", lambda suite, folder, options: outcome)
     for split in ("train", "validation", "test"):
         (tmp_path / f"{split}.parquet").touch()
     results = run("avmnist", tmp_path, "--data", str(tmp_path), "--seeds", "2")
