@@ -23,7 +23,7 @@ from measuring import Spread, count_operations, interleave, parser, peak_memory,
 from torch import Tensor
 
 from highmmt.modeling_highmmt import inputs, layers
-from highmmt.modeling_highmmt.inputs import InputSequence
+from highmmt.modeling_highmmt.inputs import Codes, InputSequence
 from highmmt.modeling_highmmt.layers import (
     Attention,
     CrossmodalTransformer,
@@ -67,10 +67,10 @@ def all_columns(x: InputSequence, d_all: int) -> Tensor:
 
 
 def with_zero_columns(
-    cls: type[InputSequence], data: Tensor, codes: Tensor, mask: Tensor | None, d_all: int, eps: float
+    cls: type[InputSequence], data: Tensor, codes: Codes, mask: Tensor | None, d_all: int, eps: float
 ) -> InputSequence:
     """An input sequence whose data are padded with zeros to their full width."""
-    return _build(cls, F.pad(data, (0, d_all - data.shape[-1] - codes.shape[-1])), codes, mask, d_all, eps)
+    return _build(cls, F.pad(data, (0, d_all - data.shape[-1] - codes.values.shape[-1])), codes, mask, d_all, eps)
 
 
 def unfolded_input_attention(
@@ -229,9 +229,12 @@ SAVINGS = {
         "a and b are two products, not the halves of one: each is contiguous, and so are their gradients",
         ((FeedForward, "_transform", interleaved_feed_forward),),
     ),
-    "cached positions": Saving(
-        "the Fourier features of an axis are worked out once per size, not once per step",
-        ((inputs, "_axis_positions", inputs._axis_positions.__wrapped__),),
+    "cached codes": Saving(
+        "positions, embeddings and their moments are worked out once per size, not once per step",
+        (
+            (inputs, "_axis_positions", inputs._axis_positions.__wrapped__),
+            (inputs, "_constant_codes", inputs._constant_codes.__wrapped__),
+        ),
     ),
 }
 

@@ -48,16 +48,9 @@ def _axis_positions(size: int, num_bands: int, max_frequency: float, device: tor
         return _fourier_features(points, num_bands, max_frequency).to(device)
 
 
-@lru_cache(maxsize=512)
-def _one_hot_code(column: int, width: int, device: torch.device) -> Tensor:
-    with torch.inference_mode(False), torch.no_grad():
-        return F.one_hot(torch.tensor(column), width).to(device=device, dtype=torch.float32)
-
-
 def one_hot_code(column: int, width: int, device: torch.device | str = "cpu") -> Tensor:
     """A modality's embedding, `(width,)`: 1 at its column."""
-    make = _one_hot_code.__wrapped__ if torch.compiler.is_compiling() else _one_hot_code
-    return make(column, width, torch.device(device))
+    return F.one_hot(torch.tensor(column), width).to(device=device, dtype=torch.float32)
 
 
 def axis_positions(size: int, num_bands: int, max_frequency: float, device: torch.device | str = "cpu") -> Tensor:
@@ -90,15 +83,29 @@ def grid_positions(shape: Sequence[int], modality: ModalityConfig, device: torch
     Returns:
         `(elements, num_position_channels)`; width 0 where the modality is not ordered.
     """
-    elements = 1
-    for size in shape:
-        elements *= size
-    if not modality.ordered:
+    return _grid(tuple(shape), *_bands(modality), torch.device(device))
+
+
+def _bands(modality: ModalityConfig) -> tuple[int, float, int | None, bool]:
+    """What positions on a grid depend on."""
+    return modality.num_frequency_bands, float(modality.max_frequency), modality.max_length, modality.ordered
+
+
+def _grid(
+    shape: tuple[int, ...],
+    num_bands: int,
+    max_frequency: float,
+    max_length: int | None,
+    ordered: bool,
+    device: torch.device,
+) -> Tensor:
+    elements = math.prod(shape)
+    if not ordered:
         return torch.zeros(elements, 0, device=device)
     codes = []
     for axis, size in enumerate(shape):
-        span = modality.max_length if axis == 0 and modality.max_length is not None else size
-        code = axis_positions(span, modality.num_frequency_bands, modality.max_frequency, device)[:size]
+        span = max_length if axis == 0 and max_length is not None else size
+        code = axis_positions(span, num_bands, max_frequency, device)[:size]
         view = [1] * len(shape) + [code.shape[1]]
         view[axis] = size
         codes.append(code.view(view).expand(*shape, -1))
@@ -157,6 +164,60 @@ def compute_dtype(tensor: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
 
 
+@dataclass(frozen=True)
+class Codes:
+    """Positions and modality embedding of elements, and what they add to the moments of elements of width `d_all`.
+
+    Attributes:
+        values: `(elements, width)`, or `(batch, elements, width)` where each sample has its own positions.
+        mean, square: their sum and their squared length by `d_all`, `(..., elements, 1)` in fp32 or wider.
+    """
+
+    values: Tensor
+    mean: Tensor
+    square: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor, d_all: int, dtype: torch.dtype) -> Codes:
+        """The codes `values`, themselves in the `dtype` that matrix products are computed in."""
+        wide = values.to(torch.promote_types(values.dtype, torch.float32))
+        square = wide.square().sum(-1, keepdim=True) / d_all
+        return cls(values.to(dtype), wide.sum(-1, keepdim=True) / d_all, square)
+
+
+@lru_cache(maxsize=256)
+def _constant_codes(
+    shape: tuple[int, ...],
+    bands: tuple[int, float, int | None, bool],
+    column: tuple[int, int] | None,
+    d_all: int,
+    dtype: torch.dtype,
+    product_dtype: torch.dtype,
+    device: torch.device,
+) -> Codes:
+    # A tensor first made inside inference mode could not be used for training later.
+    with torch.inference_mode(False), torch.no_grad():
+        codes = _grid(shape, *bands, device)
+        if column is not None:
+            codes = torch.cat([codes, one_hot_code(*column, device).expand(codes.shape[0], -1)], dim=-1)
+        return Codes.of(codes.to(dtype), d_all, product_dtype)
+
+
+def constant_codes(
+    shape: Sequence[int], modality: ModalityConfig, column: tuple[int, int] | None, d_all: int, like: Tensor
+) -> Codes:
+    """Codes of a grid with a one-hot modality embedding, or none: the same in every step, and so kept.
+
+    Args:
+        shape, modality: as for `grid_positions`.
+        column: of the one-hot embedding, and how many there are; None for none.
+        d_all: width of the whole element.
+        like: tells device and dtypes.
+    """
+    make = _constant_codes.__wrapped__ if torch.compiler.is_compiling() else _constant_codes
+    return make(tuple(shape), _bands(modality), column, d_all, like.dtype, compute_dtype(like), like.device)
+
+
 @dataclass
 class InputSequence:
     """One modality of one task, standardised but with the zero columns left out.
@@ -178,13 +239,12 @@ class InputSequence:
     inverse_std: Tensor
 
     @classmethod
-    def build(cls, data: Tensor, codes: Tensor, mask: Tensor | None, d_all: int, eps: float) -> InputSequence:
+    def build(cls, data: Tensor, codes: Codes, mask: Tensor | None, d_all: int, eps: float) -> InputSequence:
         """The sequence of elements `[data | zeros | codes]` of width `d_all`.
 
         Args:
             data: `(batch, elements, channels)`.
-            codes: positions and modality embedding, `(elements, width)`, or `(batch, elements, width)` where the
-                positions depend on each sample's own length.
+            codes: positions and modality embedding.
             mask: `(batch, elements)`, True where an element is real; None where all are.
             d_all: width of the whole element.
             eps: epsilon of the layer norm.
@@ -195,30 +255,20 @@ class InputSequence:
             data = data.masked_fill(~mask[..., None], 0.0)
             present = mask.any(dim=1)
         # A difference of large numbers: in half precision nothing would be left of it.
-        wide = torch.promote_types(data.dtype, torch.float32)
-        mean = (data.sum(-1, keepdim=True, dtype=wide) + codes.sum(-1, keepdim=True, dtype=wide)) / d_all
-        square = torch.linalg.vector_norm(data, dim=-1, keepdim=True, dtype=wide).square()
-        variance = (square + codes.to(wide).square().sum(-1, keepdim=True)) / d_all - mean.square()
-        inverse_std = (variance.clamp_min(0.0) + eps).rsqrt()
+        wide = codes.mean.dtype
+        mean = torch.add(codes.mean, data.sum(-1, keepdim=True, dtype=wide), alpha=1 / d_all)
+        norm = torch.linalg.vector_norm(data, dim=-1, keepdim=True, dtype=wide)
+        square = torch.addcmul(codes.square, norm, norm, value=1 / d_all)
+        inverse_std = (torch.addcmul(square, mean, mean, value=-1).clamp_min(0.0) + eps).rsqrt()
         # Autocast would cast them at each of their uses.
-        codes, mean, data = (part.to(compute_dtype(data)) for part in (codes, mean, data))
-        values = torch.cat([codes.expand(data.shape[0], -1, -1), mean, data], dim=-1)
-        return cls(values, codes.shape[-1], data.shape[-1], mask, present, inverse_std)
+        mean, data = (part.to(codes.values.dtype) for part in (mean, data))
+        values = torch.cat([codes.values.expand(data.shape[0], -1, -1), mean, data], dim=-1)
+        return cls(values, codes.values.shape[-1], data.shape[-1], mask, present, inverse_std)
 
     def project(self, norm: nn.LayerNorm, matrix: Tensor) -> Tensor:
         """`norm(element) @ matrix` of every full-width element, `(batch, elements, out)`."""
         rows = rows_of_values(matrix * norm.weight[:, None], [self], 0)
         return torch.matmul(self.values, rows) * self.inverse_std + torch.matmul(norm.bias, matrix)
-
-    def rows_of(self, shared: Tensor, num_codes: int, dim: int) -> Tensor:
-        """Those of the rows at `dim` that belong to `values`, from `rows_of_values` of several sequences.
-
-        Args:
-            shared: as that function made it.
-            num_codes: the largest of all these sequences.
-            dim: where the rows are.
-        """
-        return shared.narrow(dim, num_codes - self.num_codes, self.values.shape[-1])
 
 
 def rows_of_values(projection: Tensor, sequences: Sequence[InputSequence], dim: int) -> Tensor:
@@ -239,3 +289,15 @@ def rows_of_values(projection: Tensor, sequences: Sequence[InputSequence], dim: 
     codes = projection.narrow(dim, projection.shape[dim] - num_codes, num_codes)
     data = projection.narrow(dim, 0, max(sequence.num_channels for sequence in sequences))
     return torch.cat([codes, -projection.sum(dim, keepdim=True), data], dim)
+
+
+def rows_of_each(shared: Tensor, sequences: Sequence[InputSequence], dim: int) -> list[Tensor]:
+    """Each sequence's own rows of what `rows_of_values` has made for all of them.
+
+    Args:
+        shared: with `codes + 1 + channels` rows at `dim`.
+        sequences: those that it is for.
+        dim: where the rows are.
+    """
+    num_codes = max(sequence.num_codes for sequence in sequences)
+    return [shared.narrow(dim, num_codes - own.num_codes, own.values.shape[-1]) for own in sequences]

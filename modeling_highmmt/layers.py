@@ -19,19 +19,20 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..configuration import HighMMTConfig
-from .inputs import InputSequence, compute_dtype, rows_of_values
+from .inputs import InputSequence, compute_dtype, rows_of_each, rows_of_values
 
 # Size of one block of the feed-forward's inner values on a CPU: what stays in the cache until it is read again.
 _BLOCK_BYTES = 2**23
 
 
-def _matrix(linear: nn.Module) -> Tensor:
-    """The matrix `(in, out)` of a linear layer without its bias, adapters wrapped around it included.
+def _weight(linear: nn.Module) -> Tensor:
+    """The matrix `(out, in)` of a linear layer without its bias, adapters wrapped around it included.
 
-    Dropout in an adapter leaves out rows of this matrix: features of the input, the same for every element of a step.
+    Dropout in an adapter leaves out columns of this matrix: features of the input, the same for every element of a
+    step.
     """
     if type(linear) is nn.Linear:
-        return linear.weight.t()
+        return linear.weight
     if any(getattr(linear, "lora_bias", {}).values()) and linear.bias is None:
         raise ValueError(
             "An adapter with lora_bias=True is around an attention projection, which has no bias. Leave it False, "
@@ -39,7 +40,7 @@ def _matrix(linear: nn.Module) -> Tensor:
         )
     weight: Tensor = linear.weight  # type: ignore[assignment]  # adapters show the weight they wrap
     rows: Tensor = linear(torch.eye(weight.shape[1], device=weight.device, dtype=weight.dtype))
-    return rows if linear.bias is None else rows - _bias(linear)
+    return (rows if linear.bias is None else rows - _bias(linear)).t()
 
 
 def _bias(linear: nn.Module) -> Tensor:
@@ -76,15 +77,15 @@ class Attention(nn.Module):
 
     def query_to_key(self) -> Tensor:
         """`Wq Wk^T / sqrt(head_dim)` of every head, `(num_heads, d_query, d_context)`."""
-        queries = _matrix(self.q_proj).unflatten(1, (self.num_heads, self.head_dim)).transpose(0, 1)
-        keys = _matrix(self.k_proj).unflatten(1, (self.num_heads, self.head_dim)).permute(1, 2, 0)
-        return torch.matmul(queries * self.head_dim**-0.5, keys)
+        heads = self.num_heads, self.head_dim
+        queries, keys = (_weight(projection).unflatten(0, heads) for projection in (self.q_proj, self.k_proj))
+        return torch.bmm(queries.transpose(1, 2) * self.head_dim**-0.5, keys)
 
     def value_to_output(self) -> Tensor:
         """`Wv Wo` of every head, `(num_heads, d_context, d_query)`."""
-        values = _matrix(self.v_proj).unflatten(1, (self.num_heads, self.head_dim)).transpose(0, 1)
-        output = _matrix(self.o_proj)
-        return torch.matmul(values, output.unflatten(0, (self.num_heads, self.head_dim)))
+        heads = self.num_heads, self.head_dim
+        values, output = _weight(self.v_proj).unflatten(0, heads), _weight(self.o_proj).unflatten(1, heads)
+        return torch.bmm(values.transpose(1, 2), output.permute(1, 2, 0))
 
     def output_bias(self) -> Tensor:
         """The bias of the output projection, `(d_query,)`."""
@@ -133,15 +134,13 @@ class InputAttention(Attention):
         constant = torch.matmul(shift, value_to_output).sum(0) + self.output_bias()
         normed = self.norm(latents)
         if latents.dim() == 2:
-            queries = [self._queries(normed, keys)] * len(sequences)
+            queries = rows_of_each(self._queries(normed, keys), sequences, 0)
         else:
             parts = normed.split([sequence.values.shape[0] for sequence in sequences])
-            queries = [self._queries(part, keys) for part in parts]
-        num_codes = max(x.num_codes for x in sequences)
-        read = [
-            self._read(x.rows_of(query, num_codes, -2), x.rows_of(values, num_codes, 1), x)
-            for query, x in zip(queries, sequences, strict=True)
-        ]
+            own_keys = rows_of_each(keys, sequences, 2)
+            queries = [self._queries(part, own) for part, own in zip(parts, own_keys, strict=True)]
+        own_values = rows_of_each(values, sequences, 1)
+        read = [self._read(*parts) for parts in zip(queries, own_values, sequences, strict=True)]
         output = torch.cat([part for part, _ in read])
         return self.drop_output(output + constant), [weights for _, weights in read]
 
@@ -169,6 +168,11 @@ class LatentAttention(Attention):
         norm = nn.LayerNorm(config.d_latents, eps=config.layer_norm_eps) if has_context else nn.Identity()
         self.norm_context = norm
 
+    def normed(self, norm: nn.Module, latents: Tensor) -> Tensor:
+        """Normed latents as matrix products take them; autocast would cast them for each of several products."""
+        normed: Tensor = norm(latents)
+        return normed.to(compute_dtype(normed))
+
     def read(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Attend from `queries` `(batch, num_queries, d)` to prepared keys and values `(batch, latents * heads, d)`.
 
@@ -188,19 +192,20 @@ class LatentAttention(Attention):
     def prepare(self, context: Tensor, query_to_key: Tensor, value_to_output: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of normed latents `(batch, latents, d)`, each `(batch, latents * heads, d)`."""
         batch, _, d = context.shape
-        keys = torch.matmul(context, query_to_key.permute(2, 0, 1).reshape(d, -1)).view(batch, -1, d)
-        values = torch.matmul(context, value_to_output.transpose(0, 1).reshape(d, -1)).view(batch, -1, d)
+        flat = context.flatten(0, 1)
+        keys = torch.mm(flat, query_to_key.permute(2, 0, 1).reshape(d, -1)).view(batch, -1, d)
+        values = torch.mm(flat, value_to_output.transpose(0, 1).reshape(d, -1)).view(batch, -1, d)
         return keys, values
 
     def forward(self, latents: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Self-attention of `(batch, num_latents, d)`."""
-        normed = self.norm(latents)
+        normed = self.normed(self.norm, latents)
         keys, values = self.prepare(normed, self.query_to_key(), self.value_to_output())
         return self.read(normed, keys, values, mask)
 
     def read_last(self, latents: Tensor, last: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Self-attention of the last latent alone, `(batch, d)`, given all of them, `(batch, num_latents, d)`."""
-        normed = self.norm(latents)
+        normed = self.normed(self.norm, latents)
         d = normed.shape[-1]
         # Normed again, as its row of `normed` would cost a gradient of all rows.
         query = torch.matmul(self.norm(last), self.query_to_key().transpose(0, 1).reshape(d, -1))
@@ -231,13 +236,12 @@ class FeedForward(nn.Module):
         if type(self.up_proj) is nn.Linear:
             weights, biases = (part.to(dtype).chunk(2) for part in (self.up_proj.weight, self.up_proj.bias))
             halves = list(zip(weights, biases, strict=True))
-        rows = _BLOCK_BYTES // (self.up_proj.out_features * dtype.itemsize)
-        is_small = torch.compiler.is_compiling() or latents.numel() <= rows * latents.shape[-1]
-        if latents.device.type != "cpu" or is_small:
-            return self._transform(latents, halves)
-        # The inner width is 8 d_latents: whole, it would travel to memory and back; in blocks it stays in the cache.
         flat = latents.flatten(0, -2)
-        blocks = flat.chunk(-(-flat.shape[0] // rows))  # of equal size: a small last one would be slow
+        rows = _BLOCK_BYTES // (self.up_proj.out_features * dtype.itemsize)
+        if latents.device.type != "cpu" or torch.compiler.is_compiling() or len(flat) <= rows:
+            return self._transform(flat, halves).view_as(latents)
+        # The inner width is 8 d_latents: whole, it would travel to memory and back; in blocks it stays in the cache.
+        blocks = flat.chunk(-(-len(flat) // rows))  # of equal size: a small last one would be slow
         return torch.cat([self._transform(block, halves) for block in blocks]).view_as(latents)
 
     def _transform(self, latents: Tensor, halves: Sequence[tuple[Tensor, Tensor]] | None) -> Tensor:
@@ -372,7 +376,7 @@ class CrossmodalLayer(GradientCheckpointingLayer):
         query_to_key, value_to_output = attention.query_to_key(), attention.value_to_output()
         read, weights = [], []
         for context, stream in zip(contexts, streams, strict=True):
-            keys, values = attention.prepare(norm_context(context), query_to_key, value_to_output)
+            keys, values = attention.prepare(attention.normed(norm_context, context), query_to_key, value_to_output)
             output, weight = attention.read(attention.norm(stream), keys, values)
             read.append((output + stream).view(-1, *shape))
             weights.append(weight)
@@ -475,11 +479,11 @@ class ElementCrossmodalLayer(nn.Module):
             `(batch, num_heads, elements, context elements)`.
         """
         if stream is None:
-            queries = self._by_head(reader.project(self.norm, _matrix(self.q_proj)))
+            queries = self._by_head(reader.project(self.norm, _weight(self.q_proj).t()))
         else:
             queries = self._by_head(self.q_proj(self.norm(stream)))
-        keys = self._by_head(context.project(self.norm_context, _matrix(self.k_proj)))
-        values = self._by_head(context.project(self.norm_context, _matrix(self.v_proj)))
+        keys = self._by_head(context.project(self.norm_context, _weight(self.k_proj).t()))
+        values = self._by_head(context.project(self.norm_context, _weight(self.v_proj).t()))
         score = torch.matmul(queries * self.head_dim**-0.5, keys.transpose(2, 3))
         if context.mask is not None:
             score = score.masked_fill(~context.mask[:, None, None], torch.finfo(score.dtype).min)

@@ -19,7 +19,16 @@ from .adapters import GroupAdapter, LowRankUpdate
 from .checks import NonFiniteInputError, check_labels, check_mask, check_names, check_values
 from .growth import KINDS, GrowingModel
 from .heads import INITIAL_LOG_SCALE, RetrievalHead, build_head, complete_pairs, task_loss
-from .inputs import InputSequence, autocast_where_faster, grid_positions, one_hot_code, ragged_positions
+from .inputs import (
+    Codes,
+    InputSequence,
+    autocast_where_faster,
+    compute_dtype,
+    constant_codes,
+    grid_positions,
+    one_hot_code,
+    ragged_positions,
+)
 from .layers import CrossmodalTransformer, ElementCrossmodalTransformer, UnimodalEncoder
 from .model_size import check_model_size
 
@@ -305,34 +314,39 @@ class HighMMTModel(HighMMTPreTrainedModel, GrowingModel):
         if mask is not None:
             check_mask(where, mask, values, device)
             mask = mask.to(torch.bool)
-        positions = self._positions(modality, shape, mask, device)
-        codes = self._with_modality_embedding(modality, positions, group).to(values.dtype)
+        d_all = self._layout.widths[group]
+        codes = self._codes(modality, shape, mask, group, values)
         data = values.flatten(1, -2)
         flat_mask = mask.flatten(1) if mask is not None else None
         if self.training and description.element_dropout:
             flat_mask = drop_elements(flat_mask, data, description.element_dropout)
-        return InputSequence.build(data, codes, flat_mask, self._layout.widths[group], self.config.layer_norm_eps)
+        return InputSequence.build(data, codes, flat_mask, d_all, self.config.layer_norm_eps)
 
-    def _positions(self, modality: str, shape: torch.Size, mask: Tensor | None, device: torch.device) -> Tensor:
-        """`(elements, width)`; `(batch, elements, width)` where samples of unequal length span -1 to 1 each."""
-        description = self._layout.modalities[modality]
-        absolute = description.max_length is not None and len(shape) == 1
-        if mask is None or absolute or not description.ordered:
-            return grid_positions(shape, description, device)
-        return ragged_positions(axis_extents(mask), shape, description)
-
-    def _with_modality_embedding(self, modality: str, positions: Tensor, group: int) -> Tensor:
-        if self.config.modality_embedding == "none":
-            return positions
-        if self.modality_embeddings is not None:
-            if modality in self.grown_modality_embeddings:
-                embedding = self.grown_modality_embeddings[modality]
-            else:
-                embedding = self.modality_embeddings[self._layout.learned_rows[modality]]
-        else:
+    def _codes(self, modality: str, shape: torch.Size, mask: Tensor | None, group: int, like: Tensor) -> Codes:
+        """Positions and modality embedding, of each sample its own where samples of unequal length span -1 to 1."""
+        description, d_all = self._layout.modalities[modality], self._layout.widths[group]
+        column = None
+        if self.config.modality_embedding == "one_hot":
             names = self._layout.columns[group]
-            embedding = one_hot_code(names.index(modality), len(names), positions.device)
-        return torch.cat([positions, embedding.expand(*positions.shape[:-1], -1)], dim=-1)
+            column = names.index(modality), len(names)
+        absolute = description.max_length is not None and len(shape) == 1
+        if mask is not None and description.ordered and not absolute:
+            positions = ragged_positions(axis_extents(mask), shape, description)
+        elif self.modality_embeddings is None:
+            return constant_codes(shape, description, column, d_all, like)
+        else:
+            positions = grid_positions(shape, description, like.device)
+        embedding = one_hot_code(*column, like.device) if column else self._learned_embedding(modality)
+        if embedding is not None:
+            positions = torch.cat([positions, embedding.expand(*positions.shape[:-1], -1)], dim=-1)
+        return Codes.of(positions.to(like.dtype), d_all, compute_dtype(like))
+
+    def _learned_embedding(self, modality: str) -> Tensor | None:
+        if modality in self.grown_modality_embeddings:
+            return self.grown_modality_embeddings[modality]
+        if self.modality_embeddings is None:
+            return None
+        return self.modality_embeddings[self._layout.learned_rows[modality]]
 
     def _encode(
         self, sequences: dict[str, dict[str, InputSequence]]
@@ -365,22 +379,22 @@ class HighMMTModel(HighMMTPreTrainedModel, GrowingModel):
         self, latents: dict[str, dict[str, Tensor]], sequences: dict[str, dict[str, InputSequence]]
     ) -> tuple[dict[str, Tensor], dict[str, dict[str, list[Tensor]]]]:
         """What each head makes logits of, with zeros for pairs of which one modality is absent."""
-        pairs, weights = self._pair_vectors(latents if self.config.use_unimodal_encoder else sequences)
+        config = self.config
+        pairs, weights = self._pair_vectors(latents if config.use_unimodal_encoder else sequences)
+        use_crossmodal, d_latents = config.use_crossmodal, config.d_latents
         states = {}
         for task, modalities in sequences.items():
-            declared = self.config.tasks[task].modalities
+            description = self._layout.tasks[task]
             present = {name: sequence.present for name, sequence in modalities.items()}
             slots = []
-            if not (self.config.tasks[task].fuses and self.config.use_crossmodal):
-                for name in declared:
+            if not (description.fuses and use_crossmodal):
+                for name in description.modalities:
                     slot = latents[task][name].flatten(1) if name in modalities else None
-                    slots.append((slot, [present.get(name)], self.config.num_latents * self.config.d_latents))
+                    slots.append((slot, [present.get(name)], config.num_latents * d_latents))
             else:
-                for first in declared:
-                    for second in declared:
-                        if first != second:
-                            slot = pairs.get((task, first, second))
-                            slots.append((slot, [present.get(first), present.get(second)], self.config.d_latents))
+                for first, second in itertools.permutations(description.modalities, 2):
+                    slot = pairs.get((task, first, second))
+                    slots.append((slot, [present.get(first), present.get(second)], d_latents))
             like = next(iter(modalities.values())).values
             filled = [_zero_where_absent(slot, masks, like, width) for slot, masks, width in slots]
             states[task] = torch.cat(filled, dim=1)
@@ -452,9 +466,9 @@ class HighMMTModel(HighMMTPreTrainedModel, GrowingModel):
         if labels is None:
             return None, None
         check_names("labels: task", labels, logits)
-        tasks, losses = self.config.tasks, {}
+        tasks, device, losses = self._layout.tasks, self.device, {}
         for task, target in labels.items():
-            check_labels(task, tasks[task], target, self.device)
+            check_labels(task, tasks[task], target, device)
             if tasks[task].problem_type == "retrieval" and target.shape[:1] == states[task].shape[:1]:
                 target = target.masked_fill(~complete_pairs(states[task]), -100)
             losses[task] = task_loss(task, tasks[task], logits[task], target)
@@ -463,9 +477,7 @@ class HighMMTModel(HighMMTPreTrainedModel, GrowingModel):
             first = next(iter(losses))
             if idle:
                 losses[first] = _TakePart.apply(losses[first], *idle)
-        loss = sum(
-            (tasks[task].loss_weight * value for task, value in losses.items()), torch.zeros(()).to(self.device)
-        )
+        loss = sum((tasks[task].loss_weight * value for task, value in losses.items()), torch.zeros((), device=device))
         return loss, losses
 
     def idle_parameters(self, modalities: Mapping[str, Sequence[str]]) -> list[nn.Parameter]:

@@ -139,7 +139,7 @@ def test_throughput_gives_the_public_code_the_same_weights(tmp_path: Path) -> No
     [
         *("zero columns", "folded input attention", "folded latent attention", "shared first query"),
         *("one batch per unimodal group", "one batch per crossmodal group", "keys once per modality"),
-        *("last latent only", "value and gate apart", "cached positions"),
+        *("last latent only", "value and gate apart", "cached codes"),
     ],
 )
 def test_the_plain_form_of_each_saving_gives_the_same_numbers(name: str) -> None:
@@ -160,7 +160,7 @@ def test_each_saving_is_taken_out_and_the_numbers_stay(tmp_path: Path) -> None:
     fewer = ["zero columns", "folded input attention", "folded latent attention", "shared first query"]
     for name in [*fewer, "keys once per modality", "last latent only"]:
         assert without[name] > 1.01, name
-    for name in ("feed-forward in blocks", "value and gate apart", "cached positions"):
+    for name in ("feed-forward in blocks", "value and gate apart", "cached codes"):
         assert without[name] == 1.0, name
 
 
