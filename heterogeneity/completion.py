@@ -139,6 +139,10 @@ class PairSampler:
         Each pair is given once. Within one call, and for pairs that are still pending, the imputed value stands in for
         the measurement, so that the pairs of a batch do not all ask the same question.
         """
+        left = [(int(i), int(j)) for i, j in np.argwhere(np.triu(~self._asked, 1))]
+        if min(num_pairs, self.num_remaining) >= len(left):  # nothing to choose
+            self._asked |= ~np.eye(self.num_nodes, dtype=bool)
+            return left
         pairs = []
         guesses = self._values
         if self.strategy == "adaptive" and _num_pairs(self._asked & ~self._recorded):

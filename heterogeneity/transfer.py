@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ VALIDATION_BATCH_SIZE = 256
 _FEWEST_VALIDATION_ROWS = 64
 # More models at once gain nothing: their tensors no longer fit into a cache.
 MAX_STACKED = 20
+# What a run more in a stack costs, measured in runs by themselves; it decides how work is shared out, no result.
+_COST_OF_ANOTHER = 0.4
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,12 @@ class Job:
 
 @dataclass
 class Outcome:
-    """What a job gives: each run's result, or why it diverged, and from scratch what was learned."""
+    """What a job gives: each run's result, or why it diverged, from scratch what was learned, and how long it took."""
 
     losses: list[float]
     errors: list[str | None]
     state: dict[str, Tensor] | None = None
+    seconds: float = math.nan
 
 
 class TransferMeasurement:
@@ -121,6 +125,8 @@ class TransferMeasurement:
             (task, split): data[task][split].with_format("arrow") for task in suite.tasks for split in data[task]
         }
         self._rows: dict[tuple[str, str], np.ndarray] = {}
+        # Of a model of each node, as last trained here; the same on every process.
+        self._seconds: dict[str, float] = {}
 
     def train_from_scratch(self, nodes: Iterable[str], seeds: Iterable[int]) -> None:
         """Train a model on each node alone, with every seed: L*_n (equation 1; of interactions equation 8).
@@ -217,28 +223,38 @@ class TransferMeasurement:
             shutil.rmtree(self.folder / f"{self.kind}-sources", ignore_errors=True)
 
     def _run(self, jobs: Sequence[Job]) -> None:
-        """Make all jobs, as many at a time as there are processes."""
-        rank, world = self.process.process_index, self.process.num_processes
-        # Jobs of one size side by side, so that no process waits for long.
-        jobs = sorted(jobs, key=lambda job: (len(job.runs), self._num_values(job.target)), reverse=True)
-        for start in range(0, len(jobs), world):
-            wave = jobs[start : start + world]
-            own = self._make(wave[rank]) if rank < len(wave) else None
-            for place, (job, outcome) in enumerate(zip(wave, gather_object([own]), strict=False)):
-                if place != rank and self._is_new(job):
-                    self.advance(len(job.runs) * self.settings.num_steps)
-                self._keep(job, outcome)
+        """Make all jobs, shared out among the processes."""
+        rank = self.process.process_index
+        for shares in self._rounds(jobs):
+            own = [self._make(job) for job in shares[rank]]
+            # As an entry of its own: lists that are gathered become one.
+            for place, (share, outcomes) in enumerate(zip(shares, gather_object([own]), strict=True)):
+                for job, outcome in zip(share, outcomes, strict=True):
+                    if place != rank and self._is_new(job):
+                        self.advance(len(job.runs) * self.settings.num_steps)
+                    self._seconds[job.target] = outcome.seconds / _runs_in_time(job)
+                    self._keep(job, outcome)
         self.process.wait_for_everyone()
+
+    def _rounds(self, jobs: Sequence[Job]) -> Iterator[list[list[Job]]]:
+        # A process by itself has nobody to wait for it; its order is the same every time.
+        seconds = self._seconds if self.process.num_processes > 1 else {}
+        cost = {job: seconds.get(job.target, 1.0) * _runs_in_time(job) for job in jobs}
+        sizes = self._num_values(jobs)
+        ordered = sorted(jobs, key=lambda job: (cost[job], sizes[job.target]), reverse=True)
+        return share_out({job: cost[job] for job in ordered}, self.process.num_processes)
 
     def _make(self, job: Job) -> Outcome:
         starts = [safetensors.torch.load_file(self._source_path(source, job.seed)) for source in job.sources]
         advance = self.advance
         if not self._is_new(job):
             self.advance = _ignored
+        started = time.perf_counter()
         try:
             outcome = self._train(job.target, job.seed, starts or [{}], keep=not job.sources)
         finally:
             self.advance = advance
+        outcome.seconds = time.perf_counter() - started
         for index, source in enumerate(job.sources):
             if (error := outcome.errors[index]) is not None:
                 outcome.errors[index] = f"After training on {source}: {error}"
@@ -316,10 +332,14 @@ class TransferMeasurement:
         model.to(self.device)
         return model
 
-    def _num_values(self, node: str) -> int:
-        """How many numbers the inputs of the node's training rows have together, a measure of what a step costs."""
-        table: pa.Table = self._columns[node.split("/", 1)[0], "train"].select_columns(self._inputs(node))[:]
-        return sum(pc.sum(pc.list_value_length(table[name])).as_py() or 0 for name in self._inputs(node))
+    def _num_values(self, jobs: Iterable[Job]) -> dict[str, int]:
+        """How many numbers the inputs of each target's training rows have together."""
+        counts = {}
+        for node in {job.target for job in jobs}:
+            names = self._inputs(node)
+            table: pa.Table = self._columns[node.split("/", 1)[0], "train"].select_columns(names)[:]
+            counts[node] = sum(pc.sum(pc.list_value_length(table[name])).as_py() or 0 for name in names)
+        return counts
 
     def _order(self, node: str, seed: int) -> Iterator[np.ndarray]:
         """The rows of one step after the other, without end; the same for every run on the node."""
@@ -421,6 +441,34 @@ def measurable_part(suite: Suite, data: EncodedTasks) -> Suite:
     return suite if len(tasks) == len(suite.tasks) else suite.select(tasks)
 
 
+def share_out(costs: Mapping[Job, float], num_processes: int) -> Iterator[list[list[Job]]]:
+    """What each process makes in each round, after which results are written.
+
+    One process makes the longest job that is left, the others as many as take no longer, so that none waits for long.
+
+    Args:
+        costs: how long each job will take, in any unit, the longest first.
+        num_processes: how many there are.
+    """
+    left = list(costs)
+    while left:
+        longest = left.pop(0)
+        shares = [[longest]]
+        for _ in range(num_processes - 1):
+            share: list[Job] = []
+            for job in left:
+                if sum(costs[other] for other in share) + costs[job] <= costs[longest]:
+                    share.append(job)
+            left = [job for job in left if job not in share]
+            shares.append(share)
+        yield shares
+
+
+def _runs_in_time(job: Job) -> float:
+    """How many times as long as a run by itself the job takes, about."""
+    return 1 + _COST_OF_ANOTHER * (len(job.runs) - 1)
+
+
 def _ignored(steps: int) -> None:
     """In place of a progress bar."""
 
@@ -454,4 +502,4 @@ def _is_constant(labels: Tensor) -> bool:
     return bool((high.amax(0) <= low.amin(0)).all())
 
 
-__all__ = ["Job", "Outcome", "TransferMeasurement", "measurable_part", "nodes_of"]
+__all__ = ["Job", "Outcome", "TransferMeasurement", "measurable_part", "nodes_of", "share_out"]

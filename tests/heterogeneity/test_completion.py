@@ -286,6 +286,13 @@ def test_batches_stay_within_the_budget_and_are_nearly_as_good(size: int) -> Non
     assert np.median(errors) <= 0.1
 
 
+def test_where_all_pairs_are_wanted_nothing_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PairSampler, "_best_pair", None)
+    sampler = PairSampler(10, 45)
+    assert sampler.next_pairs(45) == [(i, j) for i in range(10) for j in range(i + 1, 10)]
+    assert sampler.next_pairs(1) == []
+
+
 def test_pairs_are_given_once_while_their_jobs_run() -> None:
     matrix = from_triangle(UNIMODAL)
     sampler = PairSampler(10, 20)

@@ -25,6 +25,7 @@ from highmmt.heterogeneity import (
     finished_steps,
     measure_heterogeneity,
 )
+from highmmt.heterogeneity.transfer import Job, share_out
 from highmmt.processing import HighMMTProcessor
 from highmmt.suites import Suite
 from highmmt.train import StaggeredSchedule, build_config, build_model, encode_suite
@@ -534,6 +535,17 @@ def test_the_steps_that_are_told_add_up_to_those_that_were_planned(
     measure_heterogeneity(*arguments, told.append)
     planned = settings.num_runs(len(UNIMODAL)) * settings.num_steps
     assert sum(told) + finished_steps(suite, "unimodal", settings, tmp_path) == planned
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_every_job_is_made_once_and_nobody_waits_for_long(processes: int) -> None:
+    seconds = sorted(np.random.default_rng(processes).gamma(1.0, size=40).tolist(), reverse=True)
+    costs = {Job(f"node {number}", 0): cost for number, cost in enumerate(seconds)}
+    rounds = list(share_out(costs, processes))
+    assert all(len(shares) == processes for shares in rounds)
+    assert sorted(costs[job] for shares in rounds for share in shares for job in share) == sorted(seconds)
+    lasting = sum(max(sum(costs[job] for job in share) for share in shares) for shares in rounds)
+    assert lasting <= 1.1 * sum(seconds) / processes + seconds[0]
 
 
 def test_a_line_cut_short_is_a_run_not_made(measure: Callable[..., Any], calls: list[str], tmp_path: Path) -> None:
