@@ -32,6 +32,7 @@ from highmmt.heterogeneity import HeterogeneitySettings, TransferMeasurement, me
 from highmmt.processing import HighMMTProcessor
 from highmmt.suites import Suite, load_suite
 from highmmt.train import StaggeredSchedule, build_config, build_model, encode_suite
+from highmmt.train.processes import process_state
 
 EVALUATION_BATCH = 256
 STACKS = (1, 5, 10, 20, 40)
@@ -153,6 +154,7 @@ def run_one_way(arguments: argparse.Namespace) -> None:
         result["losses"] = loop.losses()
     else:
         torch.set_num_threads(1)
+        process_state().wait_for_everyone()
         started = time.perf_counter()
         matrix = measure_heterogeneity(
             suite, processor, data, "unimodal", settings, arguments.folder / f"{arguments.share}-{arguments.seed}"

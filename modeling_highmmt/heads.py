@@ -23,12 +23,11 @@ class BatchNorm(nn.BatchNorm1d):
         if not self.training or len(states) < 2:
             # One sample has no variance; the running statistics stand in and are left as they are.
             return F.batch_norm(states, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        with torch.no_grad():
-            wide = torch.promote_types(states.dtype, torch.float32)
-            variance, mean = torch.var_mean(states.to(wide), dim=0)
-            self.move_statistics(mean, variance)
+        mean = states.detach().mean(dim=0, dtype=torch.promote_types(states.dtype, torch.float32))
         # The same for any shift; torch multiplies before it subtracts the mean, and what is left has lost its digits.
-        centred = (states - mean).to(states.dtype)
+        centred = states - mean
+        self.move_statistics(mean, centred.detach().square().sum(dim=0) / (len(states) - 1))
+        centred = centred.to(states.dtype)
         return F.batch_norm(centred, None, None, self.weight, self.bias, training=True, eps=self.eps)
 
     @torch.no_grad()
