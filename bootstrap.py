@@ -31,6 +31,8 @@ if sys.version_info < (3, 10):  # noqa: UP036 -- the one file that old versions 
     )
 
 ROOT = Path(__file__).resolve().parent
+# A test process for each core, but no more than memory allows; tests of one file share its fixtures. `-n 0` undoes it.
+SPREAD = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile")
 STAMP = "highmmt-setup.json"
 LOG = "highmmt-install.log"
 
@@ -294,7 +296,8 @@ def main(arguments: list[str]) -> int:
         print("highmmt: stopped; the same command goes on from here", file=sys.stderr)
         return 130
     if options.command == "test":
-        return finish([str(program(venv, "pytest")), *passed_on], venv, cwd=ROOT)
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # there is a test process for each core
+        return finish([str(program(venv, "pytest")), *SPREAD, *passed_on], venv, cwd=ROOT)
     if not any(argument.split("=")[0] == "--output-dir" for argument in passed_on):
         passed_on = ["--output-dir", shown(ROOT / "runs" / "starter"), *passed_on]
     return finish([str(program(venv, "highmmt")), "run", "starter", *passed_on], venv, cwd=here)

@@ -89,9 +89,9 @@ class StackedModels:
             output = functional_call(self.model, (parameters, buffers), kwargs=given)
             return output.logits[self.task], output.multimodal_states[self.task]
 
-        if self.num_models == 1:  # by itself a model is a third faster without vmap
-            own = [{name: value.squeeze(0) for name, value in part.items()} for part in (self.parameters, self.buffers)]
-            logits, states = forward(*own)
+        if self.num_models == 1:  # by itself a model is a fifth faster without vmap
+            parts = self.parameters, self.buffers
+            logits, states = forward(*({name: value.squeeze(0) for name, value in part.items()} for part in parts))
             return logits[None], states[None]
         # "same": the masks are drawn once, as each model alone would draw them.
         result: tuple[Tensor, Tensor] = vmap(forward, randomness="same")(self.parameters, self.buffers)
