@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -10,6 +11,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+# How wide commands print is settled when this module is first imported: here, the same whatever test comes first.
+os.environ.pop("COLUMNS", None)
+import highmmt.console  # noqa: E402, F401
 
 
 def _load_tiny() -> ModuleType:

@@ -69,7 +69,6 @@ def test_inspect_says_what_the_page_shows(
     tiny: ModuleType, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "100")
     page = (root / "docs" / "processing.md").read_text(encoding="utf-8")
     shown = re.search(r"^\$ highmmt (inspect starter --task liver)\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
     assert tiny.highmmt(*shlex.split(shown[1])) == 0
