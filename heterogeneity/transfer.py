@@ -456,9 +456,11 @@ def share_out(costs: Mapping[Job, float], num_processes: int) -> Iterator[list[l
         shares = [[longest]]
         for _ in range(num_processes - 1):
             share: list[Job] = []
+            spare = costs[longest]
             for job in left:
-                if sum(costs[other] for other in share) + costs[job] <= costs[longest]:
+                if costs[job] <= spare:
                     share.append(job)
+                    spare -= costs[job]
             left = [job for job in left if job not in share]
             shares.append(share)
         yield shares

@@ -314,13 +314,12 @@ class HighMMTModel(HighMMTPreTrainedModel, GrowingModel):
         if mask is not None:
             check_mask(where, mask, values, device)
             mask = mask.to(torch.bool)
-        d_all = self._layout.widths[group]
         codes = self._codes(modality, shape, mask, group, values)
         data = values.flatten(1, -2)
         flat_mask = mask.flatten(1) if mask is not None else None
         if self.training and description.element_dropout:
             flat_mask = drop_elements(flat_mask, data, description.element_dropout)
-        return InputSequence.build(data, codes, flat_mask, d_all, self.config.layer_norm_eps)
+        return InputSequence.build(data, codes, flat_mask, self._layout.widths[group], self.config.layer_norm_eps)
 
     def _codes(self, modality: str, shape: torch.Size, mask: Tensor | None, group: int, like: Tensor) -> Codes:
         """Positions and modality embedding, of each sample its own where samples of unequal length span -1 to 1."""
