@@ -552,8 +552,10 @@ def scatter(
     if reference is not None:
         y = at(low_x, reference)[1]
         words = f"reference scores {format_number(reference)}"
-        parts += [_line(left, y, right, y, "reference"), _text(left + 6, y - 6, words, "note")]
-        taken += [(left + 6, y - 18, left + 6 + text_width(words, 11), y), (left, y - 2, right, y + 2)]
+        # On the side of the line where the margin is, away from points and their bars.
+        base = y + 15 if y > (top + bottom) / 2 else y - 6
+        parts += [_line(left, y, right, y, "reference"), _text(left + 6, base, words, "note")]
+        taken += [(left + 6, base - 12, left + 6 + text_width(words, 11), base + 6), (left, y - 2, right, y + 2)]
     front = pareto_front(points, higher_is_better)
     corners = sorted(at(p.x, p.y) for p, best in zip(points, front, strict=True) if best)
     for (x1, y1), (x2, y2) in zip(corners, [*corners[1:], (right, corners[-1][1])], strict=True):
