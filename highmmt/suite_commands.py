@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .console import load_named_suite, out, prepare_libraries, table_of, tell
+
 suite_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -30,7 +32,6 @@ def prepare(
 
     Example: highmmt suite prepare multibench-large --data-dir data/multibench
     """
-    from .cli import load_named_suite, out, table_of, tell
     from .suites.prepare import prepare_suite
 
     loaded = load_named_suite(suite)
@@ -67,7 +68,6 @@ def twins(
 
     Then: highmmt run multibench-large --data-dir data/twins --quick --output-dir runs/twins
     """
-    from .cli import tell
     from .suites.multibench.twins import write_twins
 
     names = None if data is None else [name.strip() for name in data.split(",") if name.strip()]
@@ -98,7 +98,6 @@ def init(
 
     Example: highmmt suite init my_suite.yaml --from patients.parquet --target outcome
     """
-    from .cli import load_named_suite, prepare_libraries, tell
     from .configuration.files import write_text
     from .suites.first_version import first_version
 
@@ -124,7 +123,6 @@ def schema(
     """
     import json
 
-    from .cli import tell
     from .configuration.files import write_json
     from .suites.json_schema import suite_json_schema
 
