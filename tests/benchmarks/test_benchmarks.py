@@ -266,20 +266,19 @@ def test_ours_and_the_plain_loop_agree(kind: str) -> None:
 
 
 @pytest.mark.slow
-def test_memory_gives_the_peak_of_every_process_at_both_sizes(
-    tmp_path: Path,
-) -> None:
+def test_memory_gives_the_peak_of_every_process_at_both_sizes(tmp_path: Path) -> None:
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("only Linux tells the peak of a process")
     results = run("memory", tmp_path)
     assert {name: len(found) for name, found in results["cases"].items()} == {
-        f"{workers} workers, {factor}x": 2 for workers in (0, 2) for factor in (1, 10)
+        f"{what}, {factor}x": 2 for what in ("0 workers", "2 workers", "evaluation") for factor in (1, 10)
     }
     assert results["arrow_bytes"]["10"] > 9 * results["arrow_bytes"]["1"]
     assert list(results["growth"]) == [
         "0 workers, main process",
         "2 workers, main process",
         "2 workers, worker process",
+        "evaluation, main process",
     ]
     for found in results["growth"].values():
         assert found["growth"] == found["peaks"][1] / found["peaks"][0]
