@@ -9,7 +9,8 @@ Adam) with the sizes of the paper's large setting; the points of a curve are mea
   tasks            1 to 16 tasks of two modalities that share all parameters: with 128 samples in all, and with 32
                    samples more for each task
   groups           the four tasks of the large setting: all parameters shared, three unimodal and three crossmodal
-                   groups, and one group for each of the ten modality-task pairs and eight interactions; fp32 and bf16
+                   groups, and one group for each of the ten modality-task pairs and eight interactions; fp32, and bf16
+                   where the processor multiplies it
 
     python benchmarks/cost.py [--output cost.json] [--picture cost.png]
 """
@@ -25,7 +26,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from large_setting import Run, Setting, draw, large_setting
 from matplotlib.axes import Axes
-from measuring import Spread, count_operations, interleave, parser, ratio, save, show, start
+from measuring import Spread, count_operations, interleave, parser, precisions, ratio, save, show, start
 
 from highmmt import HighMMTConfig, HighMMTModel, ParameterGroups
 
@@ -112,7 +113,7 @@ def measure_groups(repeats: int, smoke: bool) -> dict[str, Any]:
     for name, groups in groupings(setting.config).items():
         runs[name] = Run(setting, shared.split_parameter_groups(groups))
     results: dict[str, Any] = {}
-    for precision in ("fp32", "bf16"):
+    for precision in precisions():
         works = {
             name: lambda run=run, bf16=precision == "bf16": run.train(bf16=bf16)  # type: ignore[misc]
             for name, run in runs.items()
@@ -139,7 +140,8 @@ def draw_picture(results: Mapping[str, Any], path: Path) -> None:
     _curve(panel, results, "tasks, samples in all fixed", "tasks that share a group", "Tasks", "128 samples in all")
     panel.legend(frameon=False)
     panel = axes[1, 1]
-    for offset, (precision, groups) in zip((-0.18, 0.18), results["groups"].items(), strict=True):
+    offsets = 0.36 * (np.arange(len(results["groups"])) - (len(results["groups"]) - 1) / 2)
+    for offset, (precision, groups) in zip(offsets, results["groups"].items(), strict=True):
         spreads = [Spread(**values["times_as_long_as_share_all"]) for values in groups.values()]
         positions = np.arange(len(groups)) + offset
         medians = np.array([spread.median for spread in spreads])

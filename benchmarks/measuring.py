@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from highmmt.configuration.files import write_json
+from highmmt.modeling_highmmt import inputs
 
 Work = Callable[[], object]
 
@@ -208,6 +209,18 @@ def start(arguments: argparse.Namespace) -> None:
             raise SystemExit(f"--{option} must be at least 1, not {getattr(arguments, option)}")
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
+
+
+def precisions() -> dict[str, torch.dtype]:
+    """What to compute in: fp32, and bf16 where the processor multiplies it.
+
+    Elsewhere the model leaves autocast off and computes in fp32, and others take tens of times as long.
+    """
+    found = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    if torch.bfloat16 in inputs._SLOW_ON_CPU:
+        del found["bf16"]
+        Console(stderr=True).print("This processor has no bf16 arithmetic: bf16 is left out.")
+    return found
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

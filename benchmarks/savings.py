@@ -2,8 +2,9 @@
 
 A saving is an exact rearrangement of the paper's arithmetic. For each of them this benchmark puts the plain form into
 the model in place of the piece, makes sure that logits and gradients stay the same, and times both, interleaved, in
-fp32 training, bf16 training and fp32 inference. The numbers say how many times as long a whole step takes without the
-saving: 1.20 means 20 % longer. Savings overlap, so the factors do not multiply to the whole.
+fp32 training, bf16 training (where the processor multiplies bf16) and fp32 inference. The numbers say how many times
+as long a whole step takes without the saving: 1.20 means 20 % longer. Savings overlap, so the factors do not multiply
+to the whole.
 
     python benchmarks/savings.py [--only NAME ...] [--output savings.json]
 """
@@ -19,7 +20,7 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 from large_setting import Run, Setting, large_setting
-from measuring import Spread, count_operations, interleave, parser, peak_memory, ratio, save, show, start
+from measuring import Spread, count_operations, interleave, parser, peak_memory, precisions, ratio, save, show, start
 from torch import Tensor
 
 from highmmt.modeling_highmmt import inputs, layers
@@ -323,7 +324,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
     }
     run = Run(small if args.smoke else large_setting())
-    kinds = ("training fp32", "training bf16", "inference fp32")
+    kinds = [*(f"training {precision}" for precision in precisions()), "inference fp32"]
     for kind in kinds:
         contenders = works(run, chosen, kind)
         seconds = interleave(contenders, args.repeats, kind)

@@ -58,16 +58,25 @@ def test_avmnist_times_steps_and_whole_runs(tmp_path: Path, monkeypatch: pytest.
     assert [(entry["seed"], entry["accuracy"]) for entry in results["runs"]] == [(0, 0.5), (1, 0.5)]
 
 
+@pytest.fixture(params=[True, False], ids=["with bf16", "without bf16"])
+def precisions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The precisions of a processor that multiplies bf16, or of one that does not."""
+    slow = frozenset() if request.param else frozenset({torch.bfloat16})
+    monkeypatch.setattr("highmmt.modeling_highmmt.inputs._SLOW_ON_CPU", slow)
+    return ["fp32", "bf16"] if request.param else ["fp32"]
+
+
 def test_throughput_gives_time_operations_and_memory_of_every_contender(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], precisions: list[str]
 ) -> None:
     results = run("throughput", tmp_path)
+    assert list(results["gemm_peak"]) == precisions
     assert results["environment"]["threads"] == 1
     contenders = {"whole model": ["ours"], "encoders": ["ours", "PerceiverModel"]}
     for title, names in contenders.items():
         for kind in ("train", "infer"):
             measured = results[title][kind]
-            assert list(measured) == [f"{name} {precision}" for name in names for precision in ("fp32", "bf16")]
+            assert list(measured) == [f"{name} {precision}" for name in names for precision in precisions]
             for values in measured.values():
                 assert len(values["seconds"]) == 2
                 assert values["peak_bytes"] > 0
@@ -81,9 +90,10 @@ def test_throughput_gives_time_operations_and_memory_of_every_contender(
     for shares in results["time_by_kind"].values():
         assert sum(shares.values()) == pytest.approx(1)
         assert min(shares["matrix products"], shares["layer norm"], shares["Adam"]) > 0
-    printed = capsys.readouterr().out
-    assert "whole model: one training step" in printed
-    assert "PerceiverModel bf16" in printed
+    printed = capsys.readouterr()
+    assert "whole model: one training step" in printed.out
+    assert ("PerceiverModel bf16" in printed.out) == ("bf16" in precisions)
+    assert ("no bf16 arithmetic" in printed.err) == ("bf16" not in precisions)
 
 
 def test_throughput_says_what_is_wrong_with_a_folder_that_is_no_checkout(tmp_path: Path) -> None:
@@ -91,7 +101,7 @@ def test_throughput_says_what_is_wrong_with_a_folder_that_is_no_checkout(tmp_pat
         run("throughput", tmp_path, "--original", str(tmp_path))
 
 
-def test_cost_has_a_point_for_each_size_and_a_ratio_for_each_grouping(tmp_path: Path) -> None:
+def test_cost_has_a_point_for_each_size_and_a_ratio_for_each_grouping(tmp_path: Path, precisions: list[str]) -> None:
     picture = tmp_path / "cost.png"
     results = run("cost", tmp_path, "--picture", str(picture))
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -102,9 +112,11 @@ def test_cost_has_a_point_for_each_size_and_a_ratio_for_each_grouping(tmp_path: 
     assert [point["num_samples"] for point in fixed["points"]] == [8, 8, 8]
     assert [point["num_samples"] for point in growing["points"]] == [2, 4, 8]
     assert results["groups"]["fp32"]["share all"]["times_as_long_as_share_all"]["median"] == 1.0
-    sizes = [values["parameters"] for values in results["groups"]["bf16"].values()]
-    assert sizes == sorted(sizes)
-    assert list(results["groups"]["bf16"]) == ["share all", "3 + 3 groups", "10 + 8 groups"]
+    assert list(results["groups"]) == precisions
+    for groups in results["groups"].values():
+        assert list(groups) == ["share all", "3 + 3 groups", "10 + 8 groups"]
+        sizes = [values["parameters"] for values in groups.values()]
+        assert sizes == sorted(sizes)
 
 
 def test_operations_grow_in_a_straight_line_with_elements_and_with_pairs(tmp_path: Path) -> None:
@@ -148,13 +160,13 @@ def test_the_plain_form_of_each_saving_gives_the_same_numbers(name: str) -> None
 
 
 @pytest.mark.slow
-def test_each_saving_is_taken_out_and_the_numbers_stay(tmp_path: Path) -> None:
+def test_each_saving_is_taken_out_and_the_numbers_stay(tmp_path: Path, precisions: list[str]) -> None:
     results = run("savings", tmp_path)
     savings = importlib.import_module("savings").SAVINGS
     assert list(results["savings"]) == list(savings)
     for name, values in results["savings"].items():
         assert 0 <= values["largest_relative_difference"] < 1e-3, name
-        for kind in ("training fp32", "training bf16", "inference fp32"):
+        for kind in (*(f"training {precision}" for precision in precisions), "inference fp32"):
             assert len(values[kind]["seconds"]) == 2
     without = {name: values["operations"] / results["operations"] for name, values in results["savings"].items()}
     fewer = ["zero columns", "folded input attention", "folded latent attention", "shared first query"]
