@@ -96,17 +96,24 @@ class HighMMTPreTrainedModel(PreTrainedModel):
     base_model_prefix = "highmmt"
     main_input_name = "inputs"
     supports_gradient_checkpointing = True
-    # Small, and its parts read each other's weights: an automatic device map puts all of it on one device.
+    # Small, and its parts read each other's weights, so that it stays on one device.
     _no_split_modules = ["HighMMTModel"]
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """The model of a folder or of the Hub; see `PreTrainedModel.from_pretrained`.
 
+        Every automatic `device_map` ("auto", "balanced", ...) puts all of it on the first accelerator or, without one,
+        on the CPU.
+
         Raises:
             ValueError: `device_map` names several devices, or the disk.
         """
         devices = kwargs.get("device_map")
+        if devices in ("auto", "balanced", "balanced_low_0", "sequential"):
+            # Not left to transformers, of which not every version keeps a whole model together.
+            accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+            kwargs["device_map"] = {"": f"{accelerator.type}:0" if accelerator else "cpu"}
         if isinstance(devices, Mapping) and (len(set(devices.values())) > 1 or "disk" in devices.values()):
             raise ValueError(
                 f"device_map={dict(devices)}: HighMMT is one small model that works on one device; give "

@@ -12,8 +12,7 @@ import pytest
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoProcessor
-from transformers.integrations.accelerate import get_balanced_memory, infer_auto_device_map
+from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel
 
 import highmmt  # noqa: F401 - registers the Auto classes
 from highmmt.configuration import HighMMTConfig, ParameterGroups
@@ -141,7 +140,7 @@ def test_every_grouping_is_saved_and_loaded_bit_for_bit(
     assert all(torch.equal(expected[task], found[task]) for task in expected)
 
 
-@pytest.mark.parametrize("device_map", ["cpu", "auto", {"": "cpu"}])
+@pytest.mark.parametrize("device_map", ["cpu", "auto", "sequential", {"": "cpu"}])
 def test_a_device_map_loads_the_same_model(
     shared: HighMMTModel, processor: HighMMTProcessor, rows: Dataset, tmp_path: Path, device_map: object
 ) -> None:
@@ -166,11 +165,19 @@ def test_a_device_map_that_takes_the_model_apart_is_refused(shared: HighMMTModel
         AutoModel.from_pretrained(tmp_path, device_map=device_map)
 
 
-def test_an_automatic_device_map_does_not_share_the_model_out(shared: HighMMTModel) -> None:
-    size = 4 * shared.num_parameters()
-    memory = get_balanced_memory(shared, {0: 8 * size, 1: 8 * size}, shared._no_split_modules)
-    devices = infer_auto_device_map(shared, memory, shared._no_split_modules)
-    assert set(devices.values()) == {0}
+@pytest.mark.parametrize("device_map", ["auto", "balanced", "balanced_low_0", "sequential"])
+@pytest.mark.parametrize(("accelerator", "expected"), [("cuda", "cuda:0"), (None, "cpu")])
+def test_an_automatic_device_map_does_not_share_the_model_out(
+    monkeypatch: pytest.MonkeyPatch, device_map: str, accelerator: str | None, expected: str
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: accelerator is not None)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: accelerator and torch.device(accelerator))
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(
+        PreTrainedModel, "from_pretrained", classmethod(lambda cls, *args, **kwargs: given.update(kwargs))
+    )
+    HighMMTModel.from_pretrained("folder", device_map=device_map)
+    assert given["device_map"] == {"": expected}
 
 
 def test_bfloat16_gives_the_logits_to_its_precision(
