@@ -251,11 +251,10 @@ def measure(title: str, runs: Runs, repeats: int, peaks: Mapping[str, float]) ->
 
 def print_results(title: str, results: Mapping[str, Any]) -> None:
     """One table for training, one for inference."""
+    columns = ["", "ms", "samples/s", "GFLOP", "GFLOP/s", "of GEMM peak", "peak MB"]
+    precisions_measured = results["train"]["ours fp32"]["times_as_long_as_ours"]
+    columns += [f"ours {precision} is faster by" for precision in precisions_measured]
     for kind, name in (("train", "one training step"), ("infer", "one inference pass")):
-        columns = ["", "ms", "samples/s", "GFLOP", "GFLOP/s", "of GEMM peak", "peak MB"]
-        columns += [
-            f"ours {precision} is faster by" for precision in results[kind]["ours fp32"]["times_as_long_as_ours"]
-        ]
         rows = []
         for contender, values in results[kind].items():
             row = [
